@@ -1,0 +1,192 @@
+"""What a family must provide, so that one engine trains them all.
+
+A family is one model with a loss of several terms. It names its knobs (numbers that vary inside a stack) and its
+static settings (which change code or shapes), builds ONE model, and gives pure functions of one member's tensors.
+It never sees the trial axis: the stack adds it with `vmap`, so everything below that takes a batch must avoid
+`.item()`, branching on tensor values and boolean-mask indexing.
+
+The path of one training step, for one member:
+
+    batch, noise ──► model(batch, noise, knobs) ──► outputs ──► losses(outputs, everyone, batch, knobs)
+                                                      │                 ▲
+                                                      └─► share ────────┘  (means or rows over all DDP workers)
+
+and of one evaluation:  outputs ──► examine(...) per example, collected over the split ──► measure(...) scalars.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["Choice", "Data", "Family", "Measured", "Metric", "Noise", "Number", "Setting", "Term"]
+
+Batch = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Number:
+    """A setting that is a number in [`low`, `high`]; `integer` restricts it to whole numbers."""
+
+    default: float
+    low: float
+    high: float
+    help: str
+    integer: bool = False
+    when: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # in force only when these knobs are so
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A setting that is one of a few words (or whole numbers)."""
+
+    default: str | int
+    options: tuple[str | int, ...]
+    help: str
+    when: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+Setting = Number | Choice
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One figure of the report: what it means, its range, and which way is better (None: neither)."""
+
+    help: str
+    low: float = 0.0
+    high: float = 1.0
+    higher_is_better: bool | None = True
+
+
+class Noise(NamedTuple):
+    """Randomness that one example needs in one training step, drawn by the engine and passed in.
+
+    `kind` is "normal" (standard), "uniform" ([0, 1)) or an integer n for whole numbers in [0, n).
+    """
+
+    kind: str | int
+    shape: tuple[int, ...]
+
+
+class Term(NamedTuple):
+    """One part of a loss, unweighted.
+
+    `values` f[B]; `active` f[B], 1 for the examples that take part and 0 for the others, or None when all do.
+    The engine averages `values` over the active examples of the whole batch (all workers); no active example: 0.
+    """
+
+    values: Tensor
+    active: Tensor | None = None
+
+
+class Measured(NamedTuple):
+    """What `Family.measure` finds on one split: `scalars` by metric name, and `vectors` for figures and facts."""
+
+    scalars: dict[str, float]
+    vectors: dict[str, list[float]]
+
+
+@dataclass
+class Data:
+    """A family's examples, resident as tensors, and the facts about them that models and losses need.
+
+    `splits` maps "train", "val" and "test" to batches whose tensors share their first axis. `facts` holds plain
+    values and tensors computed from the training split (class counts, sizes); `warnings` what a user should know.
+    """
+
+    splits: dict[str, Batch]
+    facts: dict[str, Any]
+    warnings: list[str] = field(default_factory=list)
+
+    def size(self, split: str) -> int:
+        """Number of examples in `split`."""
+        return len(next(iter(self.splits[split].values())))
+
+
+class Family(ABC):
+    """One model with a loss of several terms, its knobs, its metrics and its data."""
+
+    name: str
+    summary: str  # one line for `loss-search families`
+    terms: tuple[str, ...]  # a term t is weighted by the knobs t.weight, t.schedule, t.start, ... where declared
+    knobs: Mapping[str, Setting]
+    statics: Mapping[str, Setting]
+    data_settings: Mapping[str, Setting]  # beside `source` and `path`, which every family has
+    sources: tuple[str, ...]  # the first is the default
+    metrics: Mapping[str, Metric]  # holds "selection_accuracy", by which trials are ranked
+    collapse_kinds: tuple[str, ...]
+
+    @abstractmethod
+    def load(self, settings: Mapping[str, Any]) -> Data:
+        """Read or generate the data; `settings` holds `source`, `path` and every data setting. Raises BadData."""
+
+    @abstractmethod
+    def build(self, static: Mapping[str, Any], facts: Mapping[str, Any]) -> nn.Module:
+        """One model, as its own default initialisation leaves it. Its `forward(batch, noise, knobs)` returns a
+        dict of tensors whose first axis is the example; `noise` is empty in evaluation (`self.training` False)."""
+
+    @abstractmethod
+    def noise(self, static: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Noise]:
+        """The randomness that one training example needs, by name."""
+
+    @abstractmethod
+    def prepare(self, knobs: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Tensor]:
+        """One trial's knobs as tensors (scalars, class-weight vectors), all shapes equal for all trials.
+
+        Called once when a trial is admitted. Words become vectors or indices here, so that a stack can mix them.
+        """
+
+    def share(self, outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Per-example tensors [B, ...] (no gradient) whose mean over the whole batch `losses` needs."""
+        return {}
+
+    @abstractmethod
+    def losses(
+        self,
+        outputs: Mapping[str, Tensor],
+        means: Mapping[str, Tensor],
+        batch: Batch,
+        knobs: Mapping[str, Tensor],
+    ) -> dict[str, Term]:
+        """Every term of `self.terms`, unweighted. `means` holds what `share` returned, averaged over the batch."""
+
+    @abstractmethod
+    def examine(
+        self, outputs: Mapping[str, Tensor], batch: Batch, knobs: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
+        """Per-example quantities [B, ...] from which `measure` computes the metrics of a split."""
+
+    @abstractmethod
+    def measure(self, examined: Mapping[str, Tensor], facts: Mapping[str, Any]) -> Measured:
+        """The metrics of one member on one split, from `examine`'s tensors of all its examples. Sees no knob."""
+
+    @abstractmethod
+    def chance(self, facts: Mapping[str, Any]) -> float:
+        """`selection_accuracy` of guessing."""
+
+    @abstractmethod
+    def collapsed(self, scalars: Mapping[str, float]) -> dict[str, bool]:
+        """For each kind of `collapse_kinds`: do these validation metrics show it now?"""
+
+    def collapse_is_judged(self, kind: str, knobs: Mapping[str, Any], full: Mapping[str, bool]) -> bool:
+        """Whether `kind` can be judged in this epoch; `full[term]` says that a term's weight is at its full value."""
+        return True
+
+    @abstractmethod
+    def draw(self, batch: Batch, outputs: Mapping[str, Tensor], path: Path, title: str) -> None:
+        """A picture of one model's outputs on a few training examples, written to `path` (PNG)."""
+
+    def traps(self, space: Any, data: Data | None) -> list[str]:
+        """Warnings of this family's known traps in a space (see families.md), printed at start and stored."""
+        return []
+
+    def order(self, knobs: Mapping[str, Any], data: Data, generator: torch.Generator) -> Tensor:
+        """The training examples of one epoch in order, i64[N]: a permutation unless a family balances its classes."""
+        return torch.randperm(data.size("train"), generator=generator)
