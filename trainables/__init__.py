@@ -1,0 +1,31 @@
+"""The families and the engine that trains them. Nothing here imports Ray but `ray_worker`."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from trainables.family import Family
+
+__all__ = ["FAMILIES", "family_named"]
+
+FAMILIES = {
+    "beta_vae": "trainables.beta_vae:BETA_VAE",
+}
+
+
+def family_named(name: str) -> Family:
+    """The family called `name`: a key of FAMILIES, or `package.module:ATTRIBUTE` for a user's own.
+
+    Raises KeyError for an unknown name, ImportError or AttributeError for a path that leads nowhere, and TypeError
+    when what it leads to is no Family.
+    """
+    target = name if ":" in name else FAMILIES[name]
+    module_name, attribute = target.split(":", 1)
+    family = getattr(importlib.import_module(module_name), attribute)
+    from trainables.family import Family
+
+    if not isinstance(family, Family):
+        raise TypeError(f"{target} is a {type(family).__name__}, not an instance of trainables.family.Family")
+    return family
