@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from trainables.family import Family
 
-__all__ = ["FAMILIES", "family_named"]
+__all__ = ["FAMILIES", "family_named", "static_key"]
 
 FAMILIES = {
     "beta_vae": "trainables.beta_vae:BETA_VAE",
@@ -29,3 +31,8 @@ def family_named(name: str) -> Family:
     if not isinstance(family, Family):
         raise TypeError(f"{target} is a {type(family).__name__}, not an instance of trainables.family.Family")
     return family
+
+
+def static_key(static: Mapping[str, Any]) -> str:
+    """One string for a static setting: trials with equal keys can share a stack."""
+    return json.dumps(dict(static), sort_keys=True)

@@ -1,0 +1,283 @@
+"""The actor between trials and slots: who waits, who trains where, and which row still waits for a decision.
+
+`Ledger` is the bookkeeping, without Ray and without waiting; `Broker` wraps it thinly as an async actor. Proxies
+(one a Tune trial) submit and take rows; engines (worker groups) ask for jobs and post rows; the driver decides.
+
+    proxy:   submit ─► take ─► take ─► ...            a `take` says that the row before it was answered "continue"
+    engine:  attach ─► next_jobs ─► post ─► next_jobs ...     `post` returns when every posted row has its decision
+    driver:  withdraw                                 ends a trial: pruned, complete, failed, interrupted
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from trainables import static_key
+
+__all__ = ["CONTINUE", "FINISH", "PAUSE", "Broker", "Ledger"]
+
+# What an engine does with a trial after its row: train on, leave with its results, or leave to be continued later.
+CONTINUE, FINISH, PAUSE = "continue", "finish", "pause"
+MAX_SKIPS = 16  # jobs that may overtake one of another static setting before an engine is drained for it
+
+
+@dataclass
+class Entry:
+    """One trial in the ledger. `job` holds at least "trial" and "static"; it is sent to engines as it is."""
+
+    job: dict[str, Any]
+    engine: str | None = None  # None: it waits in the queue
+    acknowledged: int = 0  # epochs whose rows were answered; rows up to here are never delivered again
+    pending: dict[str, Any] | None = None  # a row without a decision
+    delivered: bool = False  # the pending row has been handed to the proxy
+    failures: int = 0  # engines that died or raised while they trained it
+    withdrawn: str | None = None  # FINISH or PAUSE once the driver has ended it
+    skips: int = 0
+
+
+class Ledger:
+    """Pure bookkeeping: every method returns at once."""
+
+    def __init__(self, max_failures: int = 2) -> None:
+        self.max_failures = max_failures
+        self.entries: dict[int, Entry] = {}
+        self.queue: list[int] = []
+        self.engines: dict[str, dict[str, Any]] = {}
+        self.closed = False
+
+    # ---- proxies and driver
+
+    def submit(self, job: dict[str, Any]) -> None:
+        """A trial asks to be trained. Of a proxy that was restarted: its unanswered row will be delivered again."""
+        trial = job["trial"]
+        if trial in self.entries and not self.entries[trial].withdrawn:
+            self.entries[trial].delivered = False
+            return
+        self.entries[trial] = Entry(job, acknowledged=job.get("reported", 0))
+        self.queue.append(trial)
+
+    def acknowledge(self, trial: int) -> None:
+        """The proxy comes back for the next row, so the delivered one was answered with "continue"."""
+        entry = self.entries.get(trial)
+        if entry is not None and entry.pending is not None and entry.delivered:
+            entry.acknowledged = max(entry.acknowledged, entry.pending.get("epoch", 0))
+            entry.pending = None
+
+    def row_for(self, trial: int) -> dict[str, Any] | None:
+        """The row that waits for this trial's proxy, or None."""
+        entry = self.entries.get(trial)
+        if entry is None or entry.pending is None or entry.delivered:
+            return None
+        entry.delivered = True
+        return entry.pending
+
+    def withdraw(self, trial: int, how: str) -> None:
+        """End a trial (`how`: FINISH or PAUSE): out of the queue, or out of its slot at the engine's next turn."""
+        entry = self.entries.get(trial)
+        if entry is None:
+            return
+        entry.withdrawn, entry.pending = how, None
+        if entry.engine is None:
+            self.queue = [waiting for waiting in self.queue if waiting != trial]
+            del self.entries[trial]
+
+    # ---- engines
+
+    def attach(self, engine: str, about: dict[str, Any]) -> None:
+        """An engine (re)starts: what it held before goes back to the front of the queue, one failure older."""
+        held = [trial for trial, entry in self.entries.items() if entry.engine == engine]
+        self.engines[engine] = {**about, "restarts": self.engines.get(engine, {}).get("restarts", -1) + 1}
+        self.requeue(held, error="the engine that trained it died", reason="engine_died")
+
+    def detach(self, engine: str) -> None:
+        """An engine is gone for good: its trials wait for another one."""
+        held = [trial for trial, entry in self.entries.items() if entry.engine == engine]
+        self.engines.pop(engine, None)
+        self.requeue(held, error="the engine that trained it is gone", reason="engine_died")
+
+    def requeue(self, trials: Sequence[int], *, error: str, reason: str) -> None:
+        """Trials whose engine died or raised: back to the queue, or failed when they have had their retries."""
+        for trial in reversed(trials):
+            entry = self.entries.get(trial)
+            if entry is None:
+                continue
+            if entry.withdrawn:
+                del self.entries[trial]
+                continue
+            alone = entry.job.get("alone", False)
+            entry.failures += 1
+            entry.engine = None
+            if entry.failures > self.max_failures and alone:
+                entry.pending = {"trial": trial, "failed": reason, "error": error, "retries": entry.failures - 1}
+                entry.delivered = False
+                continue
+            # Which member of a stack broke it cannot be told from outside: each is tried alone from now on.
+            entry.job = {**entry.job, "resume": True, "alone": True, "retries": entry.failures}
+            self.queue.insert(0, trial)
+
+    def assign(self, engine: str, current: str | None, free: int, busy: int) -> list[dict[str, Any]]:
+        """Jobs for an engine with `free` free slots, `busy` full ones and a stack of static key `current`."""
+        given: list[dict[str, Any]] = []
+        for trial in list(self.queue):
+            if len(given) >= free:
+                break
+            entry = self.entries[trial]
+            empty = busy + len(given) == 0
+            if entry.job.get("alone"):
+                if not empty:
+                    continue
+            elif any(job.get("alone") for job in given):
+                break
+            key = static_key(entry.job["static"])
+            if key != current and not empty:
+                entry.skips += 1
+                if entry.skips > MAX_SKIPS:
+                    break  # let the engine drain, so that this one is not overtaken for ever
+                continue
+            current = key
+            entry.engine = engine
+            self.queue.remove(trial)
+            given.append({**entry.job, "reported": entry.acknowledged})
+            if entry.job.get("alone"):
+                break
+        return given
+
+    def post(self, engine: str, rows: Sequence[dict[str, Any]]) -> None:
+        """Rows of an engine's trials. One that was answered before (the epoch is trained again) needs no answer."""
+        for row in rows:
+            entry = self.entries.get(row["trial"])
+            if entry is None or entry.withdrawn or entry.engine != engine:
+                continue
+            if row.get("epoch", 0) > entry.acknowledged or "failed" in row:
+                entry.pending, entry.delivered = row, False
+
+    def decisions(self, engine: str, trials: Sequence[int]) -> dict[int, str] | None:
+        """What to do with each trial, or None while one of their rows still waits for its answer."""
+        found = {}
+        for trial in trials:
+            entry = self.entries.get(trial)
+            if entry is None or entry.engine != engine or (self.closed and entry.pending is not None):
+                found[trial] = PAUSE
+            elif entry.withdrawn:
+                found[trial] = entry.withdrawn
+            elif entry.pending is not None:
+                return None
+            else:
+                found[trial] = CONTINUE
+        return found
+
+    def released(self, engine: str, trials: Sequence[int]) -> None:
+        """The engine has evicted these trials."""
+        for trial in trials:
+            entry = self.entries.get(trial)
+            if entry is not None and entry.engine == engine and entry.withdrawn:
+                del self.entries[trial]
+
+    def occupancy(self) -> dict[str, int]:
+        """Slots of all attached engines and how many of them train."""
+        slots = sum(about.get("slots", 0) for about in self.engines.values())
+        busy = sum(entry.engine is not None for entry in self.entries.values())
+        return {"slots": slots, "busy": busy, "queued": len(self.queue), "engines": len(self.engines)}
+
+
+class Broker:
+    """The actor: the ledger, and waiting for it to change. Create it with `ray.remote(Broker)`."""
+
+    def __init__(self, max_failures: int = 2) -> None:
+        self.ledger = Ledger(max_failures)
+        self.changed = asyncio.Condition()
+        self.facts: dict[str, Any] = {}
+
+    async def _notify(self) -> None:
+        async with self.changed:
+            self.changed.notify_all()
+
+    async def _until(self, found, timeout_s: float):
+        """The first result of `found()` that is not None, or None after `timeout_s`."""
+        deadline = asyncio.get_running_loop().time() + timeout_s
+        async with self.changed:
+            while (result := found()) is None:
+                left = deadline - asyncio.get_running_loop().time()
+                if left <= 0:
+                    return None
+                try:
+                    await asyncio.wait_for(self.changed.wait(), left)
+                except TimeoutError:
+                    return None
+        return result
+
+    async def submit(self, job: dict[str, Any]) -> None:
+        self.ledger.submit(job)
+        await self._notify()
+
+    async def take(self, trial: int, timeout_s: float) -> dict[str, Any] | None:
+        """The trial's next row; None when there is none within `timeout_s` (ask again with `wait`)."""
+        self.ledger.acknowledge(trial)
+        await self._notify()
+        return await self.wait(trial, timeout_s)
+
+    async def wait(self, trial: int, timeout_s: float) -> dict[str, Any] | None:
+        return await self._until(lambda: self.ledger.row_for(trial), timeout_s)
+
+    async def withdraw(self, trial: int, how: str) -> None:
+        self.ledger.withdraw(trial, how)
+        await self._notify()
+
+    async def attach(self, engine: str, about: dict[str, Any]) -> None:
+        self.ledger.attach(engine, about)
+        await self._notify()
+
+    async def detach(self, engine: str) -> None:
+        self.ledger.detach(engine)
+        await self._notify()
+
+    async def next_jobs(
+        self, engine: str, current: str | None, free: int, busy: int, timeout_s: float
+    ) -> tuple[bool, list[dict[str, Any]]]:
+        """Whether the search is over, and jobs for free slots. Waits only when the engine has nothing to train."""
+
+        def found():
+            if self.ledger.closed:
+                return True, []
+            jobs = self.ledger.assign(engine, current, free, busy)
+            return (False, jobs) if jobs or busy else None
+
+        return await self._until(found, timeout_s) or (False, [])
+
+    async def post(self, engine: str, rows: list[dict[str, Any]], timeout_s: float) -> dict[int, str] | None:
+        """Hand in rows; returns the decisions, or None when they did not come in time (ask again: `decisions`)."""
+        self.ledger.post(engine, rows)
+        await self._notify()
+        return await self.decisions(engine, [row["trial"] for row in rows], timeout_s)
+
+    async def decisions(self, engine: str, trials: list[int], timeout_s: float) -> dict[int, str] | None:
+        return await self._until(lambda: self.ledger.decisions(engine, trials), timeout_s)
+
+    async def released(self, engine: str, trials: list[int]) -> None:
+        self.ledger.released(engine, trials)
+        await self._notify()
+
+    async def raised(self, engine: str, trials: list[int], error: str, reason: str) -> None:
+        """An engine met an exception while it trained these trials, and holds none of them any more."""
+        held = [trial for trial in trials if trial in self.ledger.entries]
+        self.ledger.requeue(held, error=error, reason=reason)
+        await self._notify()
+
+    async def publish(self, name: str, value: Any) -> None:
+        """Tell every engine and the driver a fact, such as the number of slots that the first engine measured."""
+        self.facts[name] = value
+        await self._notify()
+
+    async def published(self, name: str, timeout_s: float = 0.0) -> Any:
+        return await self._until(lambda: self.facts.get(name), timeout_s)
+
+    async def occupancy(self) -> dict[str, int]:
+        return self.ledger.occupancy()
+
+    async def close(self) -> None:
+        """The search is over: engines end at their next turn."""
+        self.ledger.closed = True
+        await self._notify()

@@ -1,0 +1,149 @@
+"""Ray as a search needs it: how many engines fit, and a quiet, private Ray to run them on."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from search.errors import BadInput, RunFailed
+
+__all__ = ["EnginePlan", "RayOptions", "connect", "plan_engines"]
+
+WORKER_CPUS = 0.9  # of a core, so that proxies fit beside a worker on every core
+CPU_SLOTS = 1  # stacks of these models gain nothing on a CPU core (tests/bench/LOG.md)
+MOST_SLOTS = 8  # proxies wait for at most so many slots an engine while the number is being measured
+
+# Ray reads these when it is imported or started: no telemetry, no colours or progress of its own, short timeouts.
+QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_DEDUP_LOGS": "1",
+    "RAY_TRAIN_V2_ENABLED": "1",
+    "RAY_TRAIN_HEALTH_CHECK_TIMEOUT_S": "60",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+}
+
+
+@dataclass(frozen=True)
+class EnginePlan:
+    """How many engines of how many workers, and what each worker gets."""
+
+    engines: int
+    workers_per_engine: int
+    slots: int | str
+    use_gpu: bool
+    threads: int = 1
+
+    @property
+    def most_slots(self) -> int:
+        return self.slots if isinstance(self.slots, int) else MOST_SLOTS
+
+    @property
+    def backend(self) -> str:
+        return "nccl" if self.use_gpu else "gloo"
+
+    @property
+    def worker_resources(self) -> dict[str, float]:
+        return {"CPU": WORKER_CPUS, "GPU": 1} if self.use_gpu else {"CPU": WORKER_CPUS}
+
+    def __str__(self) -> str:
+        device = "GPU" if self.use_gpu else "CPU"
+        return f"{self.engines} engine(s) x {self.workers_per_engine} {device} worker(s), slots {self.slots}"
+
+
+@dataclass(frozen=True)
+class RayOptions:
+    """Where Ray runs: `address` None for a private one on this machine."""
+
+    address: str | None
+    plan: EnginePlan
+    verbose: bool
+
+
+def plan_engines(
+    engines: int | None, workers_per_engine: int, slots: int | str | None, address: str | None
+) -> EnginePlan:
+    """The engines that this machine (or the cluster at `address`) has room for.
+
+    On CPUs one engine a core, one thread each; on GPUs one engine per `workers_per_engine` GPUs. Raises BadInput
+    when what was asked for does not fit: Ray would wait for it for ever.
+    """
+    for name, value in (("--engines", engines), ("--workers-per-engine", workers_per_engine)):
+        if value is not None and value < 1:
+            raise BadInput(f"{name} {value}: must be at least 1")
+    if isinstance(slots, int) and not 1 <= slots <= 4096:
+        raise BadInput(f"--slots {slots}: must be 1 to 4096, or auto")
+    cores, gpus = _resources(address)
+    units, unit = (gpus, "GPU") if gpus else (cores, "core")
+    if workers_per_engine > units:
+        raise BadInput(
+            f"--workers-per-engine {workers_per_engine}: there are only {units} {unit}s, and each worker needs one; "
+            f"use at most {units}"
+        )
+    most = units // workers_per_engine
+    if engines is not None and engines > most:
+        raise BadInput(
+            f"--engines {engines} with --workers-per-engine {workers_per_engine}: needs "
+            f"{engines * workers_per_engine} {unit}s, there are {units}; use at most --engines {most}"
+        )
+    if slots is None:
+        slots = "auto" if gpus else CPU_SLOTS
+    return EnginePlan(engines or most, workers_per_engine, slots, use_gpu=gpus > 0)
+
+
+def _resources(address: str | None) -> tuple[int, int]:
+    """Cores and GPUs that engines can use."""
+    if address is not None:
+        raise BadInput(f"--address {address}: this version searches on one machine; leave --address away")
+    import torch
+
+    return len(os.sched_getaffinity(0)), torch.cuda.device_count()
+
+
+@contextlib.contextmanager
+def connect(options: RayOptions) -> Iterator[str]:
+    """A private Ray on loopback with a token of its own, ended with the block, whatever ends it."""
+    os.environ.update(QUIET)
+    for variable in ("RAY_ADDRESS", "RAY_NAMESPACE", "RAY_JOB_CONFIG_JSON_ENV_VAR"):  # of another Ray on this host
+        os.environ.pop(variable, None)
+    os.environ["RAY_AUTH_MODE"] = "token"
+    os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    import ray
+
+    level = logging.INFO if options.verbose else logging.CRITICAL
+    for name in ("ray", "ray.tune", "ray.train", "ray.data"):
+        logging.getLogger(name).setLevel(level)
+    plan = options.plan
+    scratch = tempfile.mkdtemp(prefix="lsr-")  # short: Ray puts sockets below it, and their paths are limited
+    try:
+        context = ray.init(
+            address="local",
+            num_cpus=plan.engines * plan.workers_per_engine + 1,
+            num_gpus=plan.engines * plan.workers_per_engine if plan.use_gpu else 0,
+            include_dashboard=False,
+            log_to_driver=options.verbose,
+            logging_level=level,
+            configure_logging=options.verbose,
+            object_store_memory=200 * 1024 * 1024,
+            namespace="loss-search",
+            _temp_dir=scratch,
+            _node_ip_address="127.0.0.1",
+        )
+    except (RuntimeError, ConnectionError, TimeoutError, OSError) as error:
+        shutil.rmtree(scratch, ignore_errors=True)
+        raise RunFailed(f"Ray did not start: {error}") from error
+    try:
+        yield context.address_info["address"]
+    finally:
+        ray.shutdown()
+        shutil.rmtree(scratch, ignore_errors=True)

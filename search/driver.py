@@ -1,0 +1,270 @@
+"""One search from start to end.
+
+    search()   open the run ─► start Ray ─► engines warm up ─► Tune executes the study's trials ─► close
+    engines    long-lived Ray Train worker groups, one thread each in this process; they outlive trials
+    Tune       one proxy actor a trial, no torch; its results pass through `Run.receive`, which decides
+
+What is here is the order of things and how they end. The record is `search.run`, the decisions are
+`search.stopping` and `search.study`, the training is `trainables.engine`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import secrets
+import signal
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from search.cluster import RayOptions, connect, plan_engines
+from search.errors import Incomplete, RunFailed
+from search.run import Run, Snapshot
+from search.run_directory import RunDirectory, version
+from search.space import Space
+
+__all__ = ["Options", "Outcome", "search"]
+
+logger = logging.getLogger("loss_search.driver")
+
+PROXY_RETRIES = 3
+ENGINE_RETRIES = 20  # restarts of one worker group; a trial that breaks engines fails long before
+CHECKPOINT_EVERY_S = 5.0
+GROUP_TIMEOUT_S = 120  # a collective that takes longer ends the engine
+DISPLAY_S = 0.5
+SHUTDOWN_S = 60.0
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a search runs, as opposed to what it searches."""
+
+    engines: int | None = None  # None: one a core, or one per `workers_per_engine` GPUs
+    workers_per_engine: int = 1
+    slots: int | str | None = None  # None: 1 on CPUs, measured on GPUs; "auto": measured
+    address: str | None = None
+    verbose: bool = False
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a search ended: complete, or interrupted and resumable."""
+
+    directory: RunDirectory
+    complete: bool
+    last: Snapshot
+
+
+def search(
+    directory: RunDirectory, space: Space, options: Options, watch: Callable[[Snapshot], None]
+) -> Outcome:
+    """Run (or continue) the search of `space` in `directory` until its budget is spent or it is interrupted.
+
+    `watch` gets a snapshot every half second. SIGINT or SIGTERM once ends it cleanly, twice at once. Raises
+    RunFailed when it cannot go on, Incomplete when it cannot but can be resumed.
+    """
+    plan = plan_engines(options.engines, options.workers_per_engine, options.slots, options.address)
+    with directory.locked(), _interruptible() as interrupted:
+        run = Run(directory, space)
+        complete = False
+        try:
+            watch(run.snapshot())
+            if run.work_left():
+                with connect(RayOptions(options.address, plan, options.verbose)) as ray_address:
+                    logger.info("Ray runs at %s; %s", ray_address, plan)
+                    _execute(run, plan, interrupted, watch)
+            complete = not run.work_left()
+        finally:
+            run.phase = "finishing"
+            run.close(finished=complete)
+        last = run.snapshot()
+        watch(last)
+    return Outcome(directory, complete, last)
+
+
+def _execute(run: Run, plan: Any, interrupted: threading.Event, watch: Callable[[Snapshot], None]) -> None:
+    """Start broker and engines, let Tune run the study's trials, and end the engines."""
+    import ray
+
+    from search.broker import Broker
+
+    address = {"name": f"broker-{secrets.token_hex(4)}", "namespace": "loss-search"}
+    broker = ray.remote(Broker).options(name=address["name"], max_concurrency=1000, num_cpus=0).remote()
+    engines = _Engines(run, plan, address, broker)
+    engines.start()
+    clock = _Clock()
+
+    def between() -> None:
+        run.interrupted = interrupted.is_set() or engines.all_failed
+        if run.interrupted and run.phase != "stopping":
+            run.phase = "stopping"
+        run.tick()
+        if clock.due():
+            with contextlib.suppress(ray.exceptions.GetTimeoutError):
+                run.occupancy = ray.get(broker.occupancy.remote(), timeout=1.0)
+            if run.phase == "starting" and run.occupancy["engines"]:
+                run.phase = "searching"
+            watch(run.snapshot())
+
+    try:
+        _tune(run, plan, address, broker, between)
+    finally:
+        engines.end(between)
+    if engines.all_failed and run.work_left():
+        raise Incomplete(f"every engine failed; the first said: {engines.first_error}")
+
+
+def _tune(run: Run, plan: Any, address: dict, broker: Any, between: Callable[[], None]) -> None:
+    """Let Ray Tune execute trials until the study has no more, or the run is interrupted."""
+    from ray import tune
+
+    from search.proxy import Proxy
+    from search.tune_adapters import Housekeeping, StudySearcher, StudyStopper
+
+    searcher = StudySearcher(run, address)
+    # One trial more than there are slots waits in the queue, so that a slot is refilled at once.
+    slots = plan.slots if isinstance(plan.slots, int) else plan.most_slots
+    concurrent = min(plan.engines * (slots + 1), max(run.num_trials(), 1))
+    with tempfile.TemporaryDirectory(prefix="loss-search-tune-", ignore_cleanup_errors=True) as scratch:
+        tuner = tune.Tuner(
+            tune.with_resources(Proxy, {"CPU": 0.001}),
+            tune_config=tune.TuneConfig(
+                search_alg=searcher, num_samples=-1, max_concurrent_trials=concurrent, reuse_actors=True
+            ),
+            run_config=tune.RunConfig(
+                name="search",
+                storage_path=scratch,
+                stop=StudyStopper(run, broker),
+                callbacks=[Housekeeping(run, broker, searcher, between)],
+                failure_config=tune.FailureConfig(max_failures=PROXY_RETRIES),
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+                verbose=0,
+            ),
+        )
+        tuner.fit()
+
+
+class _Engines:
+    """The engines of one search: a thread each that holds a `TorchTrainer.fit`."""
+
+    def __init__(self, run: Run, plan: Any, address: dict[str, str], broker: Any) -> None:
+        self.run, self.plan, self.address, self.broker = run, plan, address, broker
+        self.errors: dict[str, BaseException] = {}
+        self.threads: dict[str, threading.Thread] = {}
+
+    @property
+    def all_failed(self) -> bool:
+        return len(self.errors) == self.plan.engines
+
+    @property
+    def first_error(self) -> str:
+        lines = [line for line in str(next(iter(self.errors.values()))).splitlines() if line.strip()]
+        return lines[-1].strip() if lines else "no message"
+
+    def start(self) -> None:
+        import trainables.ray_worker  # noqa: F401  here, once: Ray's modules cannot be imported by two threads at once
+
+        for index in range(self.plan.engines):
+            name = f"engine-{index}"
+            self.threads[name] = threading.Thread(target=self._serve, args=(name, index == 0), name=name, daemon=True)
+            self.threads[name].start()
+
+    def end(self, between: Callable[[], None]) -> None:
+        """Close the broker and wait until the engines have saved what they hold."""
+        import ray
+
+        with contextlib.suppress(ray.exceptions.RayActorError):
+            ray.get(self.broker.close.remote())
+        deadline = time.monotonic() + SHUTDOWN_S
+        while any(thread.is_alive() for thread in self.threads.values()) and time.monotonic() < deadline:
+            between()
+            time.sleep(0.05)
+        for name, thread in self.threads.items():
+            if thread.is_alive():
+                logger.error("%s did not end within %.0f s", name, SHUTDOWN_S)
+
+    def _serve(self, name: str, first: bool) -> None:
+        from ray.train import FailureConfig, RunConfig, ScalingConfig
+        from ray.train.torch import TorchConfig, TorchTrainer
+
+        from trainables.ray_worker import serve
+
+        with tempfile.TemporaryDirectory(prefix="loss-search-train-", ignore_cleanup_errors=True) as scratch:
+            trainer = TorchTrainer(
+                serve,
+                train_loop_config=self._config(name, first),
+                torch_config=TorchConfig(backend=self.plan.backend, timeout_s=GROUP_TIMEOUT_S),
+                scaling_config=ScalingConfig(
+                    num_workers=self.plan.workers_per_engine,
+                    use_gpu=self.plan.use_gpu,
+                    resources_per_worker=self.plan.worker_resources,
+                ),
+                run_config=RunConfig(
+                    name=name, storage_path=scratch, failure_config=FailureConfig(max_failures=ENGINE_RETRIES)
+                ),
+            )
+            try:
+                trainer.fit()
+            except Exception as error:
+                # The boundary to Ray Train: whatever ended this engine for good, the others take its trials.
+                logger.error("%s ended: %s", name, error)
+                self.errors[name] = error
+                self.broker.detach.remote(name)
+
+    def _config(self, name: str, first: bool) -> dict[str, Any]:
+        space = self.run.space
+        return {
+            "engine": name,
+            "broker": self.address,
+            "family": space.family_name,
+            "data": dict(space.data),
+            "static": {name: space.complete({})[name] for name in space.static},
+            "slots": self.plan.slots,
+            "measures": first,
+            "threads": self.plan.threads,
+            "objective": space.objectives[0],
+            "maximise": space.directions[0] == "maximize",
+            "checkpoint_every_s": CHECKPOINT_EVERY_S,
+            "version": version(),
+        }
+
+
+class _Clock:
+    """True at most every `DISPLAY_S`."""
+
+    def __init__(self) -> None:
+        self.last = 0.0
+
+    def due(self) -> bool:
+        now = time.monotonic()
+        if now - self.last < DISPLAY_S:
+            return False
+        self.last = now
+        return True
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[threading.Event]:
+    """An event that SIGINT or SIGTERM sets; the second signal ends the process at once, which loses nothing."""
+    event = threading.Event()
+
+    def handle(number: int, frame: Any) -> None:
+        if event.is_set():
+            os._exit(3)
+        event.set()
+
+    if threading.current_thread() is not threading.main_thread():
+        yield event
+        return
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield event
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

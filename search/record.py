@@ -1,0 +1,493 @@
+"""The record of a run: which columns it has, how it is written while trials run, and how it is read back.
+
+    add(row) ──► buffer ──flush()──► epochs/part-<first>-<rows>.parquet ──compact()──► epochs.parquet
+                                                                        write_trials() ──► trials.parquet
+
+A row is one trial's report for one epoch: `trial`, `epoch` (from 1), the columns of `EPOCH_COLUMNS`, and
+`vectors: {name: [numbers]}`, which become columns `vector.<name>`. Every file appears whole or not at all:
+written under another name, synced, renamed. `epochs.parquet` is replaced before the parts that it holds are
+removed, and whoever reads takes the parts first and `epochs.parquet` last, so a row may be met twice (and
+counts once) but never missed. What is still in the buffer when the process is killed comes back from the
+event log with `restore`.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import re
+import zlib
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from search.errors import DamagedRun
+from search.events import sync_directory
+from search.schema import (
+    ENDED,
+    EPOCH_COLUMNS,
+    TRIAL_COLUMNS,
+    Column,
+    find_column,
+    schema_markdown,
+    summarise,
+    table_of,
+    typed_epoch,
+    typed_trial,
+)
+
+__all__ = [
+    "EPOCH_COLUMNS",
+    "TRIAL_COLUMNS",
+    "Column",
+    "Recorder",
+    "check_record",
+    "read_epochs",
+    "read_trials",
+    "restore",
+    "rows_from_events",
+    "schema_markdown",
+    "summarise",
+]
+
+Row = Mapping[str, Any]
+Key = tuple[str, int, int]  # phase, trial, epoch
+
+SCHEMA_VERSION = 1
+PREFIX = "loss_search."
+PART_NAME = re.compile(r"part-(\d+)-(\d+)\.parquet")
+MAX_PARTS = 512  # a reader opens every part; beyond this, flush compacts
+# The whole file's CRC32 follows, its own digits taken as zeros; page checksums protect no header or footer.
+SEAL = b"loss_search-crc32-"
+SHOWN = 5  # rows named in one complaint
+
+
+class Recorder:
+    """The one writer of a run directory's Parquet files.
+
+    `metadata` (space and versions as text) is stored in every file under `loss_search.<key>`. Opening it
+    removes half-written files of a process that died and learns which rows are on disk already. Files found
+    damaged are left alone and told in `warnings`; `restore` sets them aside. Raises DamagedRun for a record
+    of a newer version.
+    """
+
+    def __init__(self, run_dir: Path, metadata: Mapping[str, str]) -> None:
+        self.run_dir = Path(run_dir)
+        self.parts_dir = _parts_dir(self.run_dir)
+        self.warnings: list[str] = []
+        self._metadata = {PREFIX + key.removeprefix(PREFIX): text for key, text in metadata.items()}
+        self._metadata[PREFIX + "schema"] = str(SCHEMA_VERSION)
+        self._rows: list[dict[str, Any]] = []
+        for directory in (self.run_dir, self.parts_dir):
+            for leftover in directory.glob(".*.parquet.tmp"):
+                leftover.unlink()
+        stored = _stored(self.run_dir, self.warnings, ["phase", "trial", "epoch"])
+        self._known: set[Key] = {key for _, table in stored for key in _keys(table)}
+        ends = [_part_order(path)[0] + _part_order(path)[1] for path in _parts(self.run_dir)]
+        self._next = max([len(self._known), *ends])
+
+    def add(self, row: Row) -> bool:
+        """Buffer one row; False when its (phase, trial, epoch) is in the record, which keeps the first.
+
+        Raises ValueError for a column that the schema does not have or a value of another type.
+        """
+        typed = typed_epoch(row)
+        key = (typed["phase"], typed["trial"], typed["epoch"])
+        if key in self._known:
+            return False
+        self._known.add(key)
+        self._rows.append(typed)
+        return True
+
+    def flush(self) -> Path | None:
+        """Write the buffered rows as one part; returns its path, or None when there were none.
+
+        Raises OSError (disk full); the rows then stay in the buffer for the next call.
+        """
+        part = self._write_part()
+        if part is not None and len(_parts(self.run_dir)) > MAX_PARTS:
+            self.warnings += self.compact()
+        return part
+
+    def write_trials(self, rows: Sequence[Row], kinds: Mapping[str, type] | None = None) -> None:
+        """Replace trials.parquet by `rows`, sorted by trial.
+
+        `kinds` gives the type (float, int, bool, str) of `knob.*` and `static.*` columns as the space
+        declares it; others follow their values. Raises ValueError for unknown columns, states or values of
+        another type.
+        """
+        typed = [typed_trial(row) for row in rows]
+        typed.sort(key=lambda row: (row["trial"], row["phase"] != "search"))
+        _write(table_of(typed, TRIAL_COLUMNS, kinds), self.run_dir / "trials.parquet", self._metadata)
+
+    def compact(self) -> list[str]:
+        """Merge all parts into epochs.parquet, sorted, each row once; then remove the parts.
+
+        Damaged files are renamed to `<name>.torn-N`, never dropped; returns one warning for each.
+        """
+        self._write_part()
+        warnings: list[str] = []
+        stored = _stored(self.run_dir, warnings, set_aside=True)
+        _write(_merge([table for _, table in stored]), self.run_dir / "epochs.parquet", self._metadata)
+        for path, _ in stored:
+            if path.parent == self.parts_dir:
+                path.unlink()
+        if self.parts_dir.is_dir() and not any(self.parts_dir.iterdir()):  # a file set aside stays in it
+            self.parts_dir.rmdir()
+        return warnings
+
+    def _write_part(self) -> Path | None:
+        if not self._rows:
+            return None
+        self.parts_dir.mkdir(exist_ok=True)
+        part = self.parts_dir / f"part-{self._next:08d}-{len(self._rows)}.parquet"
+        _write(table_of(self._rows, EPOCH_COLUMNS), part, self._metadata)
+        self._next += len(self._rows)
+        self._rows = []
+        return part
+
+
+def read_epochs(run_dir: Path, warnings: list[str] | None = None) -> pa.Table:
+    """Every row on disk once, sorted by (trial, epoch, phase); a column that a row lacks is null there.
+
+    May be called at any time by any process. A torn or damaged file is left out and told in `warnings`
+    (logged when that is None). Raises DamagedRun for a record of a newer version.
+    """
+    told: list[str] = []
+    merged = _merge([table for _, table in _stored(Path(run_dir), told)])
+    _tell(told, warnings)
+    return merged
+
+
+def read_trials(run_dir: Path, warnings: list[str] | None = None) -> pa.Table:
+    """trials.parquet, one row a trial; empty when not written yet or damaged (see `read_epochs`)."""
+    told: list[str] = []
+    table = _load(Path(run_dir) / "trials.parquet", TRIAL_COLUMNS, told)
+    _tell(told, warnings)
+    return table_of([], TRIAL_COLUMNS) if table is None else table
+
+
+def rows_from_events(events: Iterable[Mapping[str, Any]]) -> list[Row]:
+    """The rows of all `reported` events, the first of each (phase, trial, epoch)."""
+    rows: dict[Key, Row] = {}
+    for event in events:
+        if event["kind"] == "reported":
+            row = event["row"]
+            rows.setdefault((row.get("phase") or "search", row["trial"], row["epoch"]), row)
+    return list(rows.values())
+
+
+def restore(
+    run_dir: Path, events: Iterable[Mapping[str, Any]], metadata: Mapping[str, str] | None = None
+) -> list[str]:
+    """Make the record hold every acknowledged row again; for a resume, before a `Recorder` is opened.
+
+    Damaged files are renamed to `<name>.torn-N`, and rows that no file holds are written from the event log
+    as a new part. Returns a line about each thing done. Raises DamagedRun for an event whose row is not of
+    this schema.
+    """
+    warnings: list[str] = []
+    _stored(Path(run_dir), warnings, set_aside=True)
+    recorder = Recorder(Path(run_dir), metadata or {})
+    added = sum([recorder.add(row) for row in _acknowledged(Path(run_dir), events)])
+    recorder.flush()
+    told = [f"{run_dir}: {added} row(s) recovered from the event log"] if added else []
+    return warnings + recorder.warnings + told
+
+
+def check_record(
+    run_dir: Path,
+    study_trials: Sequence[Mapping[str, Any]],
+    events: Sequence[Mapping[str, Any]],
+    *,
+    minimise: Collection[str] = (),
+) -> list[str]:
+    """Complaints about a record that contradicts itself, the study or the event log; none when it is whole.
+
+    `study_trials` holds {number, state, value, params, user_attrs} of each trial; `value` is None, a number,
+    or a list of numbers for several objectives. The run counts as finished when its last `search` event says
+    `finish`.
+    """
+    complaints: list[str] = []
+    stored = _stored(Path(run_dir), complaints)
+    merged = _merge([table for _, table in stored])
+    trials = read_trials(run_dir, complaints).to_pylist()
+    complaints += _rows_twice(stored)
+    complaints += _rows_lost(merged, _acknowledged(Path(run_dir), events))
+    complaints += _states_disagree(trials, study_trials, events)
+    complaints += _figures_disagree(merged, trials, study_trials, minimise)
+    return complaints
+
+
+def _rows_twice(stored: Sequence[tuple[Path, pa.Table]]) -> list[str]:
+    """A part may repeat rows of epochs.parquet (killed while compacting); nothing else may repeat a row."""
+    complaints = []
+    for name, paths in (("epochs.parquet", False), ("the parts", True)):
+        keys = [
+            key for path, table in stored if (path.parent.name == "epochs") == paths for key in _keys(table)
+        ]
+        seen: set[Key] = set()
+        twice = [key for key in keys if key in seen or seen.add(key)]
+        complaints += _named(f"row twice in {name}", twice)
+    return complaints
+
+
+def _rows_lost(merged: pa.Table, acknowledged: Sequence[dict[str, Any]]) -> list[str]:
+    """Acknowledged rows that no file holds, or with other values, and trials with a gap in their epochs."""
+    where = {key: index for index, key in enumerate(_keys(merged))}
+    promised = table_of(acknowledged, EPOCH_COLUMNS)
+    keys = _keys(promised)
+    complaints = _named("acknowledged row missing from Parquet", [key for key in keys if key not in where])
+    present = [index for index, key in enumerate(keys) if key in where]
+    promised = promised.take(pa.array(present, pa.int64()))
+    held = merged.take(pa.array([where[keys[index]] for index in present], pa.int64()))
+    for name in promised.column_names:
+        ours, theirs = promised[name], held[name] if name in held.column_names else None
+        if theirs is None or not ours.equals(theirs):
+            theirs = [None] * len(ours) if theirs is None else theirs.to_pylist()
+            pairs = zip(present, ours.to_pylist(), theirs, strict=True)  # repr: a NaN is a NaN
+            other = [keys[index] for index, a, b in pairs if repr(a) != repr(b)]
+            complaints += _named(f"{name} differs from what was reported", other)
+    by_trial: dict[tuple[str, int], set[int]] = {}
+    for phase, trial, epoch in where:
+        by_trial.setdefault((phase, trial), set()).add(epoch)
+    for (phase, trial), epochs in sorted(by_trial.items()):
+        gap = set(range(1, max(epochs) + 1)) - epochs
+        complaints += _named("epoch missing between others", [(phase, trial, epoch) for epoch in sorted(gap)])
+    return complaints
+
+
+def _states_disagree(
+    trials: Sequence[Row], study_trials: Sequence[Mapping[str, Any]], events: Sequence[Mapping[str, Any]]
+) -> list[str]:
+    """Trials that one of study, event log and trials.parquet knows otherwise than another."""
+    complaints = []
+    study = {trial["number"]: trial["state"] for trial in study_trials}
+    recorded = {row["trial"]: row["state"] for row in trials if row["phase"] == "search"}
+    finished = [event["what"] for event in events if event["kind"] == "search"][-1:] == ["finish"]
+    if len(recorded) != sum(row["phase"] == "search" for row in trials):
+        complaints.append("trials.parquet: a trial has two rows")
+    ended: dict[int, str] = {}
+    for event in events:
+        if (event.get("phase") or "search") != "search":
+            continue
+        trial = event.get("trial")
+        if event["kind"] == "finished":
+            if ended.setdefault(trial, event["state"]) != event["state"]:
+                complaints.append(f"trial {trial}: finished as {ended[trial]} and again as {event['state']}")
+        elif event["kind"] == "started" and trial in ended:
+            complaints.append(f"trial {trial}: was started again after it had finished as {ended[trial]}")
+    for trial in sorted(study.keys() | recorded.keys() | ended.keys()):
+        state, row, last = study.get(trial), recorded.get(trial), ended.get(trial)
+        if state is None:
+            complaints.append(f"trial {trial}: is recorded, but the study does not have it")
+        elif finished and state not in ENDED:
+            complaints.append(f"trial {trial}: is {state} in the study of a finished run")
+        elif last is not None and last != state:
+            complaints.append(f"trial {trial}: finished as {last}, but is {state} in the study")
+        elif (finished or row in ENDED) and row != state:
+            complaints.append(
+                f"trial {trial}: is {row or 'absent'} in trials.parquet, but {state} in the study"
+            )
+    return complaints
+
+
+def _figures_disagree(
+    merged: pa.Table,
+    trials: Sequence[Row],
+    study_trials: Sequence[Mapping[str, Any]],
+    minimise: Collection[str],
+) -> list[str]:
+    """Counts of epochs and best values that the rows of epochs.parquet do not give again."""
+    complaints = []
+    values = {trial["number"]: trial["value"] for trial in study_trials}
+    rows: dict[tuple[str, int], list[Row]] = {}
+    for row in merged.to_pylist():
+        rows.setdefault((row["phase"], row["trial"]), []).append(row)
+    for phase, trial in sorted(rows.keys() - {(row["phase"], row["trial"]) for row in trials}):
+        if phase == "search" and trial not in values:
+            complaints.append(
+                f"trial {trial}: has {len(rows[phase, trial])} epochs, but the study does not have it"
+            )
+    for row in trials:
+        own = rows.get((row["phase"], row["trial"]), [])
+        place = f"{row['phase']} trial {row['trial']}"
+        if row["state"] in ENDED and (row["epochs"] or 0) != len(own):
+            complaints.append(
+                f"{place}: trials.parquet counts {row['epochs']} epochs, epochs.parquet has {len(own)}"
+            )
+        if row["state"] != "COMPLETE":
+            continue
+        names = [name.removeprefix("objective.") for name in row if name.startswith("objective.")]
+        shown = [row["objective"], *(row[f"objective_{index}"] for index in range(1, len(names)))]
+        again = summarise(own, names, minimise) if own and names else {}
+        for name in ["objective", "best_epoch", *(f"objective.{name}" for name in names)]:
+            if row[name] is None or row[name] != again.get(name):
+                complaints.append(f"{place}: {name} is {row[name]}, its rows give {again.get(name)}")
+        told = values.get(row["trial"]) if row["phase"] == "search" else None
+        if told is not None and list(told if isinstance(told, (list, tuple)) else [told]) != shown:
+            complaints.append(f"{place}: objective is {shown} in trials.parquet, {told} in the study")
+    return complaints
+
+
+def _acknowledged(run_dir: Path, events: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The reported rows as columns, each once."""
+    try:
+        return [typed_epoch(row) for row in rows_from_events(events)]
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise DamagedRun(f"{run_dir}: the event log has a row that is not of this schema: {error}") from error
+
+
+def _parts_dir(run_dir: Path) -> Path:
+    directory = run_dir / "epochs"
+    if directory.is_symlink():
+        raise DamagedRun(f"{directory}: is a symbolic link; a run keeps its parts in a directory of its own")
+    return directory
+
+
+def _parts(run_dir: Path) -> list[Path]:
+    """The parts on disk in the order in which they were written."""
+    directory = _parts_dir(run_dir)
+    try:
+        names = os.listdir(directory)
+    except FileNotFoundError:  # no part yet, or a compaction has just removed the last
+        return []
+    return sorted((directory / name for name in names if PART_NAME.fullmatch(name)), key=_part_order)
+
+
+def _part_order(part: Path) -> tuple[int, int]:
+    """The number of the part's first row in the order of writing, and its number of rows."""
+    first, rows = PART_NAME.fullmatch(part.name).groups()
+    return int(first), int(rows)
+
+
+def _stored(
+    run_dir: Path, warnings: list[str], columns: list[str] | None = None, set_aside: bool = False
+) -> list[tuple[Path, pa.Table]]:
+    """epochs.parquet and the parts, in the order in which a row's first occurrence counts."""
+    tables = {}
+    # epochs.parquet is read last: whatever part vanished meanwhile is in it
+    for path in (*_parts(run_dir), run_dir / "epochs.parquet"):
+        told: list[str] = []
+        tables[path] = _load(path, EPOCH_COLUMNS, told, columns)
+        if told and set_aside:
+            told = [f"{told[0]}, kept as {_set_aside(path)}"]
+        warnings += told
+    *parts, compacted = tables.items()
+    return [(path, table) for path, table in (compacted, *parts) if table is not None]
+
+
+def _load(
+    path: Path, allowed: tuple[Column, ...], warnings: list[str], columns: list[str] | None = None
+) -> pa.Table | None:
+    """One file, checksums verified; None when there is none or, with a warning, when it is damaged."""
+    try:
+        data = bytearray(path.read_bytes())
+        _require_seal(data)
+        with pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True) as file:
+            table = file.read(columns=columns, use_threads=False)
+        version = int(table.schema.metadata[f"{PREFIX}schema".encode()])
+        if version <= SCHEMA_VERSION:
+            _require_schema(table, allowed)
+    except FileNotFoundError:
+        return None
+    except (pa.ArrowException, OSError, ValueError) as error:
+        warnings.append(f"{path}: torn or damaged, left out ({str(error).splitlines()[0]})")
+        return None
+    if version > SCHEMA_VERSION:
+        raise DamagedRun(
+            f"{path}: schema {version}, this version reads up to {SCHEMA_VERSION}; upgrade loss-search"
+        )
+    seal = f"{PREFIX}seal".encode()
+    return table.replace_schema_metadata({k: v for k, v in table.schema.metadata.items() if k != seal})
+
+
+def _require_seal(data: bytearray) -> None:
+    place = data.rfind(SEAL) + len(SEAL)
+    told, data[place : place + 8] = bytes(data[place : place + 8]), b"0" * 8
+    if place < len(SEAL) or told != b"%08x" % zlib.crc32(data):
+        raise ValueError("its checksum is not that of a file of loss-search")
+
+
+def _require_schema(table: pa.Table, allowed: tuple[Column, ...]) -> None:
+    for field in table.schema:
+        kind = find_column(field.name, allowed).type
+        if kind is not None and field.type != kind:
+            raise ValueError(f"column {field.name} is {field.type} instead of {kind}")
+    for name in ("trial", "phase") if allowed is TRIAL_COLUMNS else ("trial", "epoch", "phase"):
+        if name not in table.column_names or table[name].null_count:
+            raise ValueError(f"column {name} is missing or has empty cells")
+
+
+def _merge(tables: Sequence[pa.Table]) -> pa.Table:
+    """One table of all rows, the first of each (phase, trial, epoch), sorted by (trial, epoch, phase)."""
+    empty = table_of([], EPOCH_COLUMNS)
+    merged = pa.concat_tables([empty, *tables], promote_options="default")
+    order = {column.name: index for index, column in enumerate(EPOCH_COLUMNS)}
+    names = sorted(merged.column_names, key=lambda name: (order[find_column(name, EPOCH_COLUMNS).name], name))
+    keys = merged.select(["phase", "trial", "epoch"]).append_column(
+        "row", pa.array(range(len(merged)), pa.int64())
+    )
+    first = keys.group_by(["phase", "trial", "epoch"], use_threads=False).aggregate([("row", "min")])
+    first = first.sort_by([(name, "ascending") for name in ("trial", "epoch", "phase")])
+    metadata = tables[-1].schema.metadata if tables else None
+    return merged.select(names).combine_chunks().take(first["row_min"]).replace_schema_metadata(metadata)
+
+
+def _keys(table: pa.Table) -> list[Key]:
+    return list(zip(*(table[name].to_pylist() for name in ("phase", "trial", "epoch")), strict=True))
+
+
+def _write(table: pa.Table, path: Path, metadata: Mapping[str, str]) -> None:
+    """Put a whole file in the place of `path`. Raises OSError (disk full) and leaves no piece behind."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    words = [field.name for field in table.schema if field.type == pa.string()]
+    table = table.replace_schema_metadata(dict(metadata))
+    sink = io.BytesIO()
+    with pq.ParquetWriter(
+        sink, table.schema, compression="zstd", use_dictionary=words, write_page_checksum=True
+    ) as writer:
+        writer.write_table(table)
+        writer.add_key_value_metadata({f"{PREFIX}seal": SEAL.decode() + "0" * 8})
+    data = bytearray(sink.getbuffer())
+    place = data.rindex(SEAL) + len(SEAL)
+    data[place : place + 8] = b"%08x" % zlib.crc32(data)
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_directory(path.parent)
+
+
+def _set_aside(path: Path) -> str:
+    """Rename a file that cannot be read, so that no row in it is ever dropped; returns its new name."""
+    number = 1
+    while (aside := path.with_name(f"{path.name}.torn-{number}")).exists():
+        number += 1
+    return path.rename(aside).name
+
+
+def _tell(told: list[str], warnings: list[str] | None) -> None:
+    if warnings is not None:
+        warnings += told
+        return
+    for warning in told:
+        logging.getLogger("loss_search").warning(warning)
+
+
+def _named(complaint: str, keys: Sequence[Key]) -> list[str]:
+    """One line for all rows of which the same is to be said, the first few by name."""
+    if not keys:
+        return []
+    rows = "; ".join(f"{phase} trial {trial} epoch {epoch}" for phase, trial, epoch in keys[:SHOWN])
+    more = f" and {len(keys) - SHOWN} more" if len(keys) > SHOWN else ""
+    return [f"{complaint}: {rows}{more}"]

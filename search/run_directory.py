@@ -1,0 +1,151 @@
+"""A run directory: its name, its files, its lock, and what the run was made with.
+
+Only fixed names and trial numbers become paths; a run's name is checked before it becomes one.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import importlib.metadata
+import json
+import os
+import platform
+import re
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from search.errors import BadInput, DamagedRun
+
+__all__ = ["RunDirectory", "environment", "version"]
+
+RUN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,99}")
+FORMAT = 1  # of the run directory; a newer one is refused
+PACKAGES = ("loss-search", "torch", "ray", "optuna", "pyarrow", "tensorboard", "numpy")
+
+
+def version() -> str:
+    """This package's version."""
+    return importlib.metadata.version("loss-search")
+
+
+class RunDirectory:
+    """The paths of one run. Nothing is created by constructing it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.space = path / "space.yaml"
+        self.journal = path / "study.journal"
+        self.environment = path / "environment.json"
+        self.events = path / "events.jsonl"
+        self.log = path / "run.log"
+        self.trials = path / "trials"
+        self.report = path / "report"
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    def trial(self, number: int) -> Path:
+        return self.trials / str(int(number))
+
+    @classmethod
+    def create(cls, out: Path, name: str) -> RunDirectory:
+        """A new directory `<name>-<date>-<time>` below `out`; a number is added when that exists.
+
+        Raises BadInput for a name that is no plain file name, or when `out` cannot be written.
+        """
+        if not RUN_NAME.fullmatch(name):
+            raise BadInput(
+                f"run name {name[:120]!r}: allowed are 1 to 100 letters, digits, '_', '-' and '.', beginning with a "
+                "letter, a digit or '_'; give the space another `name:`"
+            )
+        stamp = f"{datetime.now():%Y%m%d-%H%M%S}"
+        for suffix in ("", *(f"-{n}" for n in range(2, 1000))):
+            path = out / f"{name}-{stamp}{suffix}"
+            try:
+                path.mkdir(parents=True)
+            except FileExistsError:
+                continue
+            except OSError as error:
+                raise BadInput(f"--out {out}: cannot make a run directory there ({error.strerror})") from error
+            directory = cls(path)
+            directory.trials.mkdir()
+            return directory
+        raise BadInput(f"--out {out}: has a thousand runs of this second")
+
+    @classmethod
+    def open(cls, run: str, out: Path) -> RunDirectory:
+        """An existing run by its path, or by its name below `out`.
+
+        Raises BadInput when there is none, and DamagedRun when it lacks the files of a run or is of a newer version.
+        """
+        candidates = [Path(run).expanduser(), out / run] if "/" not in run else [Path(run).expanduser()]
+        path = next((candidate for candidate in candidates if candidate.is_dir()), None)
+        if path is None:
+            known = sorted((entry.name for entry in out.iterdir() if entry.is_dir()), reverse=True) if out.is_dir() else []
+            listed = f"; runs in {out}: {', '.join(known[:5])}" if known else f"; there are no runs in {out}"
+            raise BadInput(f"{run}: no such run directory{listed}")
+        directory = cls(path.resolve())
+        missing = [p.name for p in (directory.space, directory.journal, directory.environment) if not p.is_file()]
+        if missing:
+            raise DamagedRun(f"{path}: is no run directory of loss-search, {', '.join(missing)} missing")
+        try:
+            written = json.loads(directory.environment.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise DamagedRun(f"{directory.environment}: is not JSON ({error}); restore it from a copy") from error
+        if not isinstance(written, dict) or not isinstance(written.get("format"), int):
+            raise DamagedRun(f"{directory.environment}: has no `format`; is this a run of loss-search?")
+        if written["format"] > FORMAT:
+            raise DamagedRun(
+                f"{path}: was written by loss-search {written.get('versions', {}).get('loss-search')} in format "
+                f"{written['format']}; this is {version()}, which reads up to {FORMAT}: upgrade loss-search"
+            )
+        return directory
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the run for one driver. The lock ends with the process, however that ends. Raises BadInput if held."""
+        lock = self.path / ".lock"
+        with lock.open("a+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.seek(0)
+                holder = file.read(20).strip() or "unknown"
+                raise BadInput(
+                    f"{self.path}: another loss-search (process {holder}) works on this run; wait for it, or stop it "
+                    f"with: kill -INT {holder}"
+                ) from None
+            file.truncate(0)
+            file.write(f"{os.getpid()}\n")
+            file.flush()
+            # The study's own lock is a link that a killed process leaves behind; nobody else appends while we hold ours.
+            (self.path / f"{self.journal.name}.lock").unlink(missing_ok=True)
+            yield
+
+
+def environment() -> dict[str, Any]:
+    """What a run was made with: format, versions, git commit, machine. Nothing of the process environment."""
+    versions = {package: importlib.metadata.version(package) for package in PACKAGES}
+    return {
+        "format": FORMAT,
+        "versions": {"python": platform.python_version(), **versions},
+        "git_commit": _git_commit(),
+        "machine": {"system": platform.platform(), "processor": platform.machine(), "cores": os.cpu_count()},
+        "created": f"{datetime.now().astimezone():%Y-%m-%dT%H:%M:%S%z}",
+    }
+
+
+def _git_commit() -> str | None:
+    """The commit of the directory that the user works in, or None outside a repository."""
+    try:
+        found = subprocess.run(
+            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5, check=False
+        )
+    except (FileNotFoundError, subprocess.TimeoutExpired):
+        return None
+    return found.stdout.strip() or None if found.returncode == 0 else None

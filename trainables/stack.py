@@ -1,0 +1,98 @@
+"""K models of one shape as one module, trained as one batched computation.
+
+All parameters live in one tensor `rows` f[K, P]: row k is the k-th model, so admitting, evicting, clipping and
+checkpointing a member are row operations, and DDP has a single parameter to reduce. P is rounded up to 16 numbers,
+so that each row starts at the same alignment and a member's arithmetic does not depend on its slot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, vmap
+
+__all__ = ["Stack"]
+
+ALIGNMENT = 16  # numbers: 64 bytes of float32, the widest vector register and a cache line
+
+
+class Stack(nn.Module):
+    """`num_slots` copies of `template` on a leading axis.
+
+    The template stays off the module registry: its own parameters are placeholders that `functional_call` replaces.
+    Its buffers must be constants, equal for all members.
+    """
+
+    def __init__(self, template: nn.Module, num_slots: int, *, device: torch.device, dtype: torch.dtype) -> None:
+        super().__init__()
+        self._template = (template.to(device=device, dtype=dtype),)  # a tuple hides it from nn.Module
+        named = list(template.named_parameters())
+        self.names = [name for name, _ in named]
+        self.shapes = [parameter.shape for _, parameter in named]
+        self.sizes = [parameter.numel() for _, parameter in named]
+        used = sum(self.sizes)
+        self.padding = -used % ALIGNMENT
+        self.rows = nn.Parameter(torch.zeros(num_slots, used + self.padding, device=device, dtype=dtype))
+
+    @property
+    def num_slots(self) -> int:
+        return self.rows.shape[0]
+
+    @property
+    def template(self) -> nn.Module:
+        return self._template[0]
+
+    def train(self, mode: bool = True) -> Stack:
+        self.template.train(mode)
+        return super().train(mode)
+
+    def forward(
+        self,
+        batch: Mapping[str, Tensor],
+        noise: Mapping[str, Tensor],
+        knobs: Mapping[str, Tensor],
+        *,
+        same_batch: bool = False,
+    ) -> dict[str, Tensor]:
+        """Outputs [K, B, ...] of every member.
+
+        Args:
+            batch: tensors [K, B, ...], each member's own examples; or [B, ...] for all when `same_batch`.
+            noise: tensors [K, B, ...]; empty in evaluation.
+            knobs: tensors [K, ...], as `Family.prepare` made them, one row a member.
+        """
+        parts = self.rows.split([*self.sizes, self.padding], dim=1)[: len(self.names)]
+        parameters = {
+            name: part.unflatten(1, shape) if shape else part.squeeze(1)
+            for name, part, shape in zip(self.names, parts, self.shapes, strict=True)
+        }
+        return vmap(self._one, in_dims=(0, None if same_batch else 0, 0, 0))(parameters, batch, noise, knobs)
+
+    def _one(self, parameters: dict, batch: Mapping, noise: Mapping, knobs: Mapping) -> dict[str, Tensor]:
+        return functional_call(self.template, parameters, (batch, noise, knobs))
+
+    @torch.no_grad()
+    def write_row(self, slot: int, state: Mapping[str, Tensor]) -> None:
+        """Make row `slot` the model whose `state_dict` is `state`. Raises ValueError when it does not fit."""
+        if set(state) != set(self.names):
+            missing, extra = set(self.names) - set(state), set(state) - set(self.names)
+            raise ValueError(f"state_dict does not fit the model: missing {sorted(missing)}, extra {sorted(extra)}")
+        row = self.rows[slot]
+        for name, part, shape in zip(self.names, row.split([*self.sizes, self.padding]), self.shapes, strict=False):
+            if state[name].shape != shape:
+                raise ValueError(f"state_dict: {name} is {tuple(state[name].shape)}, the model has {tuple(shape)}")
+            part.copy_(state[name].flatten())
+
+    @torch.no_grad()
+    def read_row(self, slot: int) -> dict[str, Tensor]:
+        """Row `slot` as an ordinary `state_dict` of the single model, copied to the CPU."""
+        return self.as_state(self.rows[slot].cpu().clone())
+
+    def as_state(self, row: Tensor) -> dict[str, Tensor]:
+        """A row f[P] as a `state_dict`; each tensor owns its storage, so that saving one saves no more."""
+        parts = row.split([*self.sizes, self.padding])
+        return {
+            name: part.clone().view(shape) for name, part, shape in zip(self.names, parts, self.shapes, strict=False)
+        }

@@ -1,0 +1,133 @@
+"""What an engine leaves in a trial's directory: checkpoints, pictures, facts and the trial's own log."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from trainables import checkpoint, keyed, static_key
+from trainables.engine import Engine, Report
+from trainables.errors import BadCheckpoint
+
+__all__ = ["TrialFiles", "read_last"]
+
+logger = logging.getLogger("loss_search.trial")
+
+PICTURE_EXAMPLES = 10
+
+
+class TrialFiles:
+    """Writes one trial's `last.pt`, `model.pt`, `figures/`, `facts/` and `run.log`, each atomically.
+
+    Args:
+        directory: the trial's own directory, made when it is missing.
+        version: of this package, stored in `last.pt` so that another version refuses to continue it.
+    """
+
+    def __init__(self, directory: Path, version: str) -> None:
+        self.directory, self.version = directory, version
+        (directory / "figures").mkdir(parents=True, exist_ok=True)
+        (directory / "facts").mkdir(exist_ok=True)
+
+    def log(self, message: str) -> None:
+        """One line in the trial's `run.log`, and the same to the logger `loss_search.trial`."""
+        logger.info(message)
+        with (self.directory / "run.log").open("a", encoding="utf-8") as file:
+            file.write(f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S}Z {message}\n")
+
+    def save_last(self, engine: Engine, slot: int, report: Report | None) -> None:
+        """The whole state of the trial in `slot`, the report of its last epoch with it, and a picture."""
+        member = engine.members[slot]
+        state = engine.member_state(slot)
+        about = {"format": checkpoint.FORMAT, "version": self.version, "family": engine.family.name}
+        row = None if report is None else report_as_dict(report)
+        static = static_key(engine.static)
+        checkpoint.save({**about, "static": static, "report": row, **state}, self.directory / "last.pt")
+        if not member.diverged:
+            self._picture(engine, slot, f"reconstructions_epoch_{member.epoch}.png", None)
+
+    def finish(self, engine: Engine, slot: int) -> None:
+        """The trial has ended: its best model as an ordinary `state_dict`, with picture and facts.
+
+        `last.pt`, four times as large, is of no use any more and goes. A trial without one finite epoch has no best.
+        """
+        member = engine.members[slot]
+        (self.directory / "last.pt").unlink(missing_ok=True)
+        if member.best_row is None:
+            self.log(f"trial {member.job.trial} ends after epoch {member.epoch} without a best model")
+            return
+        checkpoint.save(engine.stack.as_state(member.best_row), self.directory / "model.pt")
+        self._picture(engine, slot, "reconstructions_best.png", member.best_row)
+        facts = {"epoch": member.best_epoch, engine.objective: engine.sign * member.best_value, **member.best_vectors}
+        write_json(self.directory / "facts" / "best.json", facts)
+        self.log(f"trial {member.job.trial} ends after epoch {member.epoch}, best epoch {member.best_epoch}")
+
+    def _picture(self, engine: Engine, slot: int, name: str, row: torch.Tensor | None) -> None:
+        member = engine.members[slot]
+        epoch = member.epoch if row is None else member.best_epoch
+        path = self.directory / "figures" / name
+        source = keyed.generator(0, "picture")  # the same examples for every trial, so that pictures compare
+        index = torch.randperm(engine.data.size("train"), generator=source)[:PICTURE_EXAMPLES].to(engine.device)
+        batch = {key: tensor[index] for key, tensor in engine.splits["train"].items()}
+        outputs = engine.predict(slot, batch, row)
+        on_cpu = [{key: tensor.cpu() for key, tensor in tensors.items()} for tensors in (batch, outputs)]
+        engine.family.draw(*on_cpu, path, f"trial {member.job.trial}, epoch {epoch} of {member.job.epochs}")
+        self.log(f"[VISUALIZATION] Saved: {path}")
+
+
+def report_as_dict(report: Report) -> dict[str, Any]:
+    """A report as plain values, as it travels to the driver and into `last.pt`."""
+    return {
+        "trial": report.trial,
+        "epoch": report.epoch,
+        "row": report.row,
+        "vectors": report.vectors,
+        "diverged": report.diverged,
+        "done": report.done,
+    }
+
+
+def read_last(directory: Path, *, family: str, static: Mapping[str, Any], version: str) -> dict[str, Any] | None:
+    """The state in `last.pt`, or None when the trial has none yet.
+
+    Raises BadCheckpoint when it is torn, or was written for another family, static setting, format or version.
+    """
+    path = directory / "last.pt"
+    if not path.exists():
+        return None
+    state = checkpoint.load(path)
+    expected = {
+        "format": checkpoint.FORMAT,
+        "version": version,
+        "family": family,
+        "static": static_key(static),
+    }
+    for key, value in expected.items():
+        if state.get(key) != value:
+            raise BadCheckpoint(f"{path}: written with {key} {state.get(key)!r}, this engine has {key} {value!r}")
+    return state
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Plain JSON, atomically; a number that is not finite becomes null."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(json.dumps(_finite(content), indent=1), encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value
