@@ -100,9 +100,9 @@ class TrialBoard:
         """Enter the trial in the HParams table: its knobs once, and at its end its metrics once.
 
         Without `metrics` the trial shows with an unknown status; a later call with them (same knobs) ends it
-        with `status`, one of success, failure and running. Knobs that are None are not in force and stay empty.
-        A metric becomes a scalar under its name (first `.` to `/`) at the last epoch; names should not be those
-        of a row's columns.
+        with `status`, one of success, failure and running. Knobs that are None are not in force and stay
+        empty. A metric becomes a scalar under its name (first `.` to `/`) at the last epoch; names should not
+        be those of a row's columns.
         """
         if status not in STATUSES:
             raise ValueError(f"{status=}, allowed: {', '.join(STATUSES)}")

@@ -17,6 +17,7 @@ __all__ = ["EnginePlan", "RayOptions", "connect", "plan_engines"]
 
 WORKER_CPUS = 0.9  # of a core, so that proxies fit beside a worker on every core
 CPU_SLOTS = 1  # stacks of these models gain nothing on a CPU core (tests/bench/LOG.md)
+LOOPBACK = "127.0.0.1"
 MOST_SLOTS = 8  # proxies wait for at most so many slots an engine while the number is being measured
 
 # Ray reads these when it is imported or started: no telemetry, no colours or progress of its own, short timeouts.
@@ -24,8 +25,13 @@ QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_DEDUP_LOGS": "1",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_TRAIN_V2_ENABLED": "1",
-    "RAY_TRAIN_HEALTH_CHECK_TIMEOUT_S": "60",
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",  # asks the dashboard, which does not run, and costs a process
+    "RAY_TRAIN_ENABLE_CONTROLLER_STRUCTURED_LOGGING": "0",
+    "RAY_TRAIN_ENABLE_WORKER_STRUCTURED_LOGGING": "0",
+    "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "60",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
@@ -116,6 +122,9 @@ def connect(options: RayOptions) -> Iterator[str]:
     os.environ.update(QUIET)
     for variable in ("RAY_ADDRESS", "RAY_NAMESPACE", "RAY_JOB_CONFIG_JSON_ENV_VAR"):  # of another Ray on this host
         os.environ.pop(variable, None)
+    # On Linux Ray replaces 127.0.0.1 by the host's outward address and listens on every interface; with the switch
+    # that it has for macOS and Windows it stays on loopback.
+    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     os.environ["RAY_AUTH_MODE"] = "token"
     os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
     import ray
@@ -137,7 +146,7 @@ def connect(options: RayOptions) -> Iterator[str]:
             object_store_memory=200 * 1024 * 1024,
             namespace="loss-search",
             _temp_dir=scratch,
-            _node_ip_address="127.0.0.1",
+            _node_ip_address=LOOPBACK,
         )
     except (RuntimeError, ConnectionError, TimeoutError, OSError) as error:
         shutil.rmtree(scratch, ignore_errors=True)

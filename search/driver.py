@@ -129,8 +129,7 @@ def _tune(run: Run, plan: Any, address: dict, broker: Any, between: Callable[[],
 
     searcher = StudySearcher(run, address)
     # One trial more than there are slots waits in the queue, so that a slot is refilled at once.
-    slots = plan.slots if isinstance(plan.slots, int) else plan.most_slots
-    concurrent = min(plan.engines * (slots + 1), max(run.num_trials(), 1))
+    concurrent = min(plan.engines * plan.most_slots + 1, max(run.num_trials(), 1))
     with tempfile.TemporaryDirectory(prefix="loss-search-tune-", ignore_cleanup_errors=True) as scratch:
         tuner = tune.Tuner(
             tune.with_resources(Proxy, {"CPU": 0.001}),

@@ -63,6 +63,7 @@ class RunDirectory:
                 f"run name {name[:120]!r}: allowed are 1 to 100 letters, digits, '_', '-' and '.', beginning with a "
                 "letter, a digit or '_'; give the space another `name:`"
             )
+        out = out.expanduser().resolve()  # engines have working directories of their own
         stamp = f"{datetime.now():%Y%m%d-%H%M%S}"
         for suffix in ("", *(f"-{n}" for n in range(2, 1000))):
             path = out / f"{name}-{stamp}{suffix}"

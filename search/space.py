@@ -11,6 +11,7 @@ import hashlib
 import importlib.resources
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,13 +22,20 @@ from search.errors import BadSpace, nearest
 from search.parameters import Budget, Parameter, Preset
 from search.stopping import StopRules
 from search.traps import traps
-from search.yaml_lines import Complaints, Leaf, Node, Place, Table, parse, read_text, replace
+from search.value_lines import check_keys
+from search.yaml_lines import Complaints, Leaf, Node, Place, Table, parse, read_text, replace, sayable
+from trainables import FAMILIES
 
 if TYPE_CHECKING:
     from trainables.family import Family
 
 __all__ = ["Budget", "Parameter", "Preset", "Space", "load_space", "shipped_spaces", "traps"]
 
+SECTIONS = (
+    "name", "family", "data", "budget", "objective", "static", "knobs", "start_from", "search", "stop",
+    "confirm",
+)  # fmt: skip
+FAMILY_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 # How many keys a `--set` of each section reaches down; the names of knobs hold dots of their own.
 DEPTH = {"stop": 3, "budget": 2, "search": 2, "confirm": 2, "data": 2, "static": 2, "knobs": 2}
 
@@ -179,9 +187,10 @@ def load_space(
         for option, (section, value) in options.items():
             if value is not None:
                 root = replace(root, [section, option], Leaf(Place(f"--{option}"), value, str(value)))
+    root, family_name = _well_formed(root, shown, complaints)
     from search.space_lines import read_parts  # needs torch, through the families' declarations
 
-    return Space(path=shown, text=text, **read_parts(root, shown, stem, complaints))
+    return Space(path=shown, text=text, **read_parts(root, family_name, stem, complaints))
 
 
 def shipped_spaces() -> list[tuple[str, str, str]]:
@@ -216,10 +225,29 @@ def _find(path_or_name: str) -> tuple[str, str, str]:
     return path_or_name, path.stem, read_text(path, path_or_name)
 
 
+def _well_formed(root: Node | None, shown: str, complaints: Complaints) -> tuple[Table, str]:
+    """The file as a mapping with a family's name: as much as can be known before torch is imported."""
+    if root is None:
+        raise BadSpace(f"{shown}:1: the file is empty; a space needs at least family, budget and knobs.")
+    if not isinstance(root, Table):
+        found = f"found {sayable(root)}"
+        raise BadSpace(f"{root.place}: {found}, but a space is a mapping with family, budget and knobs.")
+    check_keys(root, SECTIONS, "a space", complaints)
+    node = root.entries.get("family")
+    name = node.value if isinstance(node, Leaf) else None
+    known = f"one of {', '.join(FAMILIES)}, or package.module:NAME of your own"
+    if node is None:
+        complaints.add(root.place, f"family is missing; it is {known}.")
+        complaints.settle()
+    if not isinstance(name, str) or (name not in FAMILIES and not FAMILY_PATH.fullmatch(name)):
+        guess = nearest(name, FAMILIES) if isinstance(name, str) else ""
+        complaints.add(node.place, f"family is {sayable(node)}, but that is {known}.{guess}")
+        complaints.settle()
+    return root, str(name)
+
+
 def _override(root: Table, key: str, value: str, complaints: Complaints) -> Table:
     """`root` with what `--set key=value` says."""
-    from search.space_lines import SECTIONS
-
     place = Place(f"--set {key}")
     section, _, rest = key.partition(".")
     if section not in SECTIONS:

@@ -7,7 +7,6 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from search.errors import BadSpace, nearest
 from search.parameter_lines import family_in_force, read_parameters
 from search.parameters import (
     MAX_CELLS,
@@ -29,17 +28,12 @@ from search.value_lines import (
     section,
 )
 from search.yaml_lines import Complaints, Items, Leaf, Node, Table, sayable
-from trainables import FAMILIES, family_named
+from trainables import family_named
 from trainables.family import Choice, Family, Number
 
-__all__ = ["SAMPLERS", "SECTIONS", "read_parts"]
+__all__ = ["SAMPLERS", "read_parts"]
 
-SECTIONS = (
-    "name", "family", "data", "budget", "objective", "static", "knobs", "start_from", "search", "stop",
-    "confirm",
-)  # fmt: skip
 SAMPLERS = ("tpe", "random", "grid", "nsga2", "gp")
-FAMILY_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}")  # becomes part of a directory's name
 BUDGET = {
     "trials": Number(1, 1, 1_000_000, "configurations in all", integer=True),
@@ -57,19 +51,15 @@ CONFIRM = {
 MAX_PRESETS = 1000
 
 
-def read_parts(root: Node | None, shown: str, stem: str, complaints: Complaints) -> dict[str, object]:
-    """The fields of a Space from the node of its file, which messages call `shown`. Raises BadSpace."""
-    if root is None:
-        raise BadSpace(f"{shown}:1: the file is empty; a space needs at least family, budget and knobs.")
-    if not isinstance(root, Table):
-        raise BadSpace(
-            f"{root.place}: found {sayable(root)}, but a space is a mapping with family, budget and knobs."
-        )
-    check_keys(root, SECTIONS, "a space", complaints)
-    family_name, family = _read_family(root, complaints)
+def read_parts(root: Table, family_name: str, stem: str, complaints: Complaints) -> dict[str, object]:
+    """The fields of a Space from the node of its file. Raises BadSpace with all that is wrong with it."""
     budget = _read_budget(root, complaints)
-    if family is None:
+    try:
+        family = family_named(family_name)
+    except (ImportError, AttributeError, TypeError, SyntaxError) as error:
+        complaints.add(root.entries["family"].place, f"family {family_name} cannot be loaded: {error}.")
         complaints.settle()
+        raise
     objectives = _read_objectives(root, family, complaints)
     statics, knobs = read_parameters(root, family, complaints)
     search = _read_plain(root, "search", SEARCH, complaints)
@@ -100,28 +90,6 @@ def read_parts(root: Node | None, shown: str, stem: str, complaints: Complaints)
         "stop": stop,
         "confirm": confirm,
     }
-
-
-def _read_family(root: Table, complaints: Complaints) -> tuple[str, Family | None]:
-    node = root.entries.get("family")
-    if node is None:
-        complaints.add(
-            root.place, f"family is missing; it is one of {listed(FAMILIES)}, or package.module:NAME."
-        )
-        return "", None
-    name = node.value if isinstance(node, Leaf) else None
-    if not isinstance(name, str) or (name not in FAMILIES and not FAMILY_PATH.fullmatch(name)):
-        own = "or package.module:NAME of your own"
-        guess = nearest(name, FAMILIES) if isinstance(name, str) else ""
-        complaints.add(
-            node.place, f"family is {sayable(node)}, but that is one of {listed(FAMILIES)}, {own}.{guess}"
-        )
-        return "", None
-    try:
-        return name, family_named(name)
-    except (ImportError, AttributeError, TypeError, SyntaxError) as error:
-        complaints.add(node.place, f"family {name} cannot be loaded: {error}.")
-        return name, None
 
 
 def _read_name(root: Table, stem: str, complaints: Complaints) -> str:
