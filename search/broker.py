@@ -1,11 +1,12 @@
 """The actor between trials and slots: who waits, who trains where, and which row still waits for a decision.
 
-`Ledger` is the bookkeeping, without Ray and without waiting; `Broker` wraps it thinly as an async actor. Proxies
-(one a Tune trial) submit and take rows; engines (worker groups) ask for jobs and post rows; the driver decides.
+`Ledger` is the bookkeeping, without Ray and without waiting; `Broker` wraps it thinly as an async actor. The driver
+submits jobs in the order of the study and ends them; proxies (one a Tune trial) take rows; engines (worker groups)
+ask for jobs and post rows.
 
-    proxy:   submit ─► take ─► take ─► ...            a `take` says that the row before it was answered "continue"
+    driver:  submit, withdraw                         withdraw: pruned, complete, failed, interrupted
+    proxy:   join ─► take ─► take ─► ...              a `take` says that the row before it was answered "continue"
     engine:  attach ─► next_jobs ─► post ─► next_jobs ...     `post` returns when every posted row has its decision
-    driver:  withdraw                                 ends a trial: pruned, complete, failed, interrupted
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ __all__ = ["CONTINUE", "FINISH", "PAUSE", "Broker", "Ledger"]
 
 # What an engine does with a trial after its row: train on, leave with its results, or leave to be continued later.
 CONTINUE, FINISH, PAUSE = "continue", "finish", "pause"
-MAX_SKIPS = 16  # jobs that may overtake one of another static setting before an engine is drained for it
+MAX_SKIPS = 16  # jobs that may overtake one that needs an empty engine before an engine is drained for it
 
 
 @dataclass
@@ -51,13 +52,16 @@ class Ledger:
     # ---- proxies and driver
 
     def submit(self, job: dict[str, Any]) -> None:
-        """A trial asks to be trained. Of a proxy that was restarted: its unanswered row will be delivered again."""
+        """A trial asks to be trained, after all that asked before it."""
         trial = job["trial"]
-        if trial in self.entries and not self.entries[trial].withdrawn:
-            self.entries[trial].delivered = False
-            return
+        assert trial not in self.entries, f"trial {trial} is submitted twice"
         self.entries[trial] = Entry(job, acknowledged=job.get("reported", 0))
         self.queue.append(trial)
+
+    def join(self, trial: int) -> None:
+        """A proxy starts. When another one died before it, a row that this one did not answer is delivered again."""
+        if trial in self.entries:
+            self.entries[trial].delivered = False
 
     def acknowledge(self, trial: int) -> None:
         """The proxy comes back for the next row, so the delivered one was answered with "continue"."""
@@ -121,27 +125,28 @@ class Ledger:
     def assign(self, engine: str, current: str | None, free: int, busy: int) -> list[dict[str, Any]]:
         """Jobs for an engine with `free` free slots, `busy` full ones and a stack of static key `current`."""
         given: list[dict[str, Any]] = []
+        held = (entry for entry in self.entries.values() if entry.engine == engine)
+        if busy and any(entry.job.get("alone") for entry in held):
+            return given
+        passed: list[Entry] = []
         for trial in list(self.queue):
             if len(given) >= free:
                 break
             entry = self.entries[trial]
-            empty = busy + len(given) == 0
-            if entry.job.get("alone"):
-                if not empty:
-                    continue
-            elif any(job.get("alone") for job in given):
-                break
+            alone = entry.job.get("alone", False)
             key = static_key(entry.job["static"])
-            if key != current and not empty:
-                entry.skips += 1
-                if entry.skips > MAX_SKIPS:
+            if busy + len(given) > 0 and (alone or key != current):
+                if entry.skips >= MAX_SKIPS:
                     break  # let the engine drain, so that this one is not overtaken for ever
+                passed.append(entry)
                 continue
+            for overtaken in passed:
+                overtaken.skips += 1
             current = key
-            entry.engine = engine
+            entry.engine, entry.skips = engine, 0
             self.queue.remove(trial)
             given.append({**entry.job, "reported": entry.acknowledged})
-            if entry.job.get("alone"):
+            if alone:
                 break
         return given
 
@@ -151,7 +156,9 @@ class Ledger:
             entry = self.entries.get(row["trial"])
             if entry is None or entry.withdrawn or entry.engine != engine:
                 continue
-            if row.get("epoch", 0) > entry.acknowledged or "failed" in row:
+            # A row that waits is not replaced by its like from a restarted engine: it may have been delivered.
+            known = entry.acknowledged if entry.pending is None else entry.pending.get("epoch", 0)
+            if row.get("epoch", 0) > known or "failed" in row:
                 entry.pending, entry.delivered = row, False
 
     def decisions(self, engine: str, trials: Sequence[int]) -> dict[int, str] | None:
@@ -213,6 +220,10 @@ class Broker:
         self.ledger.submit(job)
         await self._notify()
 
+    async def join(self, trial: int) -> None:
+        self.ledger.join(trial)
+        await self._notify()
+
     async def take(self, trial: int, timeout_s: float) -> dict[str, Any] | None:
         """The trial's next row; None when there is none within `timeout_s` (ask again with `wait`)."""
         self.ledger.acknowledge(trial)
@@ -262,7 +273,8 @@ class Broker:
 
     async def raised(self, engine: str, trials: list[int], error: str, reason: str) -> None:
         """An engine met an exception while it trained these trials, and holds none of them any more."""
-        held = [trial for trial in trials if trial in self.ledger.entries]
+        entries = self.ledger.entries
+        held = [trial for trial in trials if trial in entries and entries[trial].engine == engine]
         self.ledger.requeue(held, error=error, reason=reason)
         await self._notify()
 

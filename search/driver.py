@@ -11,6 +11,7 @@ What is here is the order of things and how they end. The record is `search.run`
 from __future__ import annotations
 
 import contextlib
+import importlib
 import logging
 import os
 import secrets
@@ -127,7 +128,7 @@ def _tune(run: Run, plan: Any, address: dict, broker: Any, between: Callable[[],
     from search.proxy import Proxy
     from search.tune_adapters import Housekeeping, StudySearcher, StudyStopper
 
-    searcher = StudySearcher(run, address)
+    searcher = StudySearcher(run, broker, address)
     # One trial more than there are slots waits in the queue, so that a slot is refilled at once.
     concurrent = min(plan.engines * plan.most_slots + 1, max(run.num_trials(), 1))
     with tempfile.TemporaryDirectory(prefix="loss-search-tune-", ignore_cleanup_errors=True) as scratch:
@@ -167,8 +168,8 @@ class _Engines:
         return lines[-1].strip() if lines else "no message"
 
     def start(self) -> None:
-        import trainables.ray_worker  # noqa: F401  here, once: Ray's modules cannot be imported by two threads at once
-
+        importlib.import_module("search.loopback")  # Ray's modules cannot be imported by two threads at once
+        importlib.import_module("trainables.ray_worker")
         for index in range(self.plan.engines):
             name = f"engine-{index}"
             self.threads[name] = threading.Thread(target=self._serve, args=(name, index == 0), name=name, daemon=True)
@@ -190,15 +191,16 @@ class _Engines:
 
     def _serve(self, name: str, first: bool) -> None:
         from ray.train import FailureConfig, RunConfig, ScalingConfig
-        from ray.train.torch import TorchConfig, TorchTrainer
+        from ray.train.torch import TorchTrainer
 
+        from search.loopback import LoopbackTorchConfig
         from trainables.ray_worker import serve
 
         with tempfile.TemporaryDirectory(prefix="loss-search-train-", ignore_cleanup_errors=True) as scratch:
             trainer = TorchTrainer(
                 serve,
                 train_loop_config=self._config(name, first),
-                torch_config=TorchConfig(backend=self.plan.backend, timeout_s=GROUP_TIMEOUT_S),
+                torch_config=LoopbackTorchConfig(backend=self.plan.backend, timeout_s=GROUP_TIMEOUT_S),
                 scaling_config=ScalingConfig(
                     num_workers=self.plan.workers_per_engine,
                     use_gpu=self.plan.use_gpu,

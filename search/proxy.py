@@ -1,7 +1,8 @@
-"""The Tune trainable that stands for a trial: it submits the trial's job and hands each row to Tune. No torch here.
+"""The Tune trainable that stands for a trial: it takes the trial's rows from the broker and hands them to Tune.
 
 Each `step` returns one epoch's row. That Tune calls `step` again means that it decided to continue; when it stops a
-trial the driver withdraws the job, so a proxy that dies or is reused for another trial leaves no slot behind.
+trial the driver withdraws the job, so a proxy that dies or is reused for another trial leaves no slot behind. No
+torch here: a proxy should be small and start fast.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ POLL_S = 30.0  # one remote call waits at most this long, so that a lost broker 
 
 
 class Proxy(tune.Trainable):
-    """One trial. `config` holds `broker` (name and namespace of the actor) and `job` (what an engine needs)."""
+    """One trial. `config` holds `broker` (name and namespace of the actor) and `trial` (its number)."""
 
     def setup(self, config: dict[str, Any]) -> None:
         self.broker = ray.get_actor(config["broker"]["name"], namespace=config["broker"]["namespace"])
@@ -29,8 +30,8 @@ class Proxy(tune.Trainable):
         return True
 
     def _begin(self, config: dict[str, Any]) -> None:
-        self.trial = config["job"]["trial"]
-        ray.get(self.broker.submit.remote(config["job"]))
+        self.trial = config["trial"]
+        ray.get(self.broker.join.remote(self.trial))
 
     def step(self) -> dict[str, Any]:
         row = ray.get(self.broker.take.remote(self.trial, POLL_S))

@@ -239,8 +239,8 @@ class Run:
         trial.engine = message["engine"]
         self._session_epochs += 1
         self.study.report(message["trial"], message["epoch"], row[f"val.{self.space.objectives[0]}"])
-        self.recorder.add(row)
-        trial.board.row(row)
+        if self.recorder.add(row):
+            trial.board.row(row)
 
     def _judge(self, trial: _Trial, message: Mapping[str, Any]) -> bool:
         number = trial.asked.number
@@ -298,7 +298,7 @@ class Run:
         )
         trial.ended = True
         self._session_ended += 1
-        best = {f"best/{name}": summary.get(f"objective.{name}") for name in self.space.objectives}
+        best = {f"best.{name}": summary.get(f"objective.{name}") for name in self.space.objectives}
         if trial.board is not None:
             status = "failure" if state == "FAIL" else "success"
             trial.board.hparams(self._hparams(trial.asked), {**best, "epochs": len(trial.rows)}, status)
@@ -319,6 +319,7 @@ class Run:
 
     def flush(self) -> None:
         """Bring the Parquet files and the pictures in TensorBoard up to date."""
+        self.events.sync()
         self.recorder.flush()
         self.recorder.write_trials(self.trial_rows(), self._column_kinds())
         for number, trial in self.trials.items():
@@ -428,7 +429,7 @@ class Run:
         domains: dict[str, Any] = {}
         for name, parameter in self.space.searched().items():
             domains[name] = list(parameter.choices) if parameter.kind == "choice" else (parameter.low, parameter.high)
-        metrics = [f"best/{name}" for name in self.space.objectives]
+        metrics = [f"best/{name}" for name in self.space.objectives]  # tags: the board writes `best.x` as best/x
         write_experiment(self.directory.trials, domains, [*metrics, "epochs"])
 
     # ------------------------------------------------------------------ resume

@@ -33,9 +33,9 @@ class _NotStored:
 class StudySearcher(_NotStored, Searcher):
     """Tune asks, the study answers: one configuration after the other until its budget is spent."""
 
-    def __init__(self, run: Run, broker_address: dict[str, str]) -> None:
+    def __init__(self, run: Run, broker: ActorHandle, broker_address: dict[str, str]) -> None:
         super().__init__()
-        self.run, self.broker_address = run, broker_address
+        self.run, self.broker, self.broker_address = run, broker, broker_address
         self.numbers: dict[str, int] = {}
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str:
@@ -43,7 +43,10 @@ class StudySearcher(_NotStored, Searcher):
         if asked is None:
             return Searcher.FINISHED
         self.numbers[trial_id] = asked.number
-        return {"broker": self.broker_address, "job": self.run.job(asked)}
+        # Submitted here and not by the proxy, which takes its time to start: the order is the study's, and a slot
+        # is refilled at once.
+        self.broker.submit.remote(self.run.job(asked))
+        return {"broker": self.broker_address, "trial": asked.number}
 
     def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
         """Nothing: the study was told by the stopper, or by `Housekeeping` when the proxy failed for good."""

@@ -75,8 +75,10 @@ class BetaVAE(Family):
         "class_weights.one_minus_beta": Number(
             1e-4, 1e-8, 0.1, "1 - beta of the effective number of samples", when={"class_weights.method": ("effective",)}
         ),
-        "class_weights.cap": Number(100.0, 1.0, 1e4, "largest ratio between two class weights"),
-        "kl.weight": Number(0.5, 0.0, 100.0, "beta at its full value"),
+        "class_weights.cap": Number(
+            100.0, 1.0, 1e4, "largest ratio between two class weights", when={"class_weights.method": METHODS[1:]}
+        ),
+        "kl.weight": Number(0.03, 0.0, 100.0, "beta at its full value"),
         "kl.schedule": Choice("constant", ("constant", "linear", "delayed", "cyclical"), "how beta moves"),
         "kl.start": Number(
             0.1, 0.0, 0.9, "fraction of the budget with beta 0", when={"kl.schedule": ("linear", "delayed")}
@@ -99,8 +101,8 @@ class BetaVAE(Family):
         "latent_dim": Number(16, 2, 128, "size D of the latent", integer=True),
         "width": Number(256, 8, 2048, "width of the hidden layers", integer=True),
         "encoder": Choice("mlp", ("mlp", "conv"), "network of the encoder; conv is several times slower on a CPU"),
-        "augment": Choice("d4", ("none", "d4"), "turn and mirror training grids at random"),
-        "batch_size": Number(128, 2, 4096, "examples in a step, over all workers of an engine", integer=True),
+        "augment": Choice("none", ("none", "d4"), "turn and mirror training grids at random"),
+        "batch_size": Number(64, 2, 4096, "examples in a step, over all workers of an engine", integer=True),
     }
     data_settings = {
         "min_background": Number(0.8, 0.0, 1.0, "keep grids with at least this share of background"),

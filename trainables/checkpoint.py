@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import os
 import pickle
+import struct
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +37,36 @@ def save(content: dict[str, Any], path: Path) -> None:
         temporary.unlink(missing_ok=True)
 
 
+# What zipfile, and torch's unpickler on bytes that are no checkpoint of ours, have been seen to raise.
+_UNREADABLE = (
+    AssertionError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+    pickle.UnpicklingError,
+    struct.error,
+    zipfile.BadZipFile,
+    zlib.error,
+)
+
+
 def load(path: Path) -> dict[str, Any]:
     """The content of a checkpoint, on the CPU. Raises BadCheckpoint when it is torn or holds more than weights."""
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile, pickle.UnpicklingError) as error:
-        raise BadCheckpoint(f"{path}: not a readable checkpoint ({str(error).splitlines()[0]})") from error
+        with zipfile.ZipFile(path) as archive:  # torch would also read files of other kinds, and checks no sums
+            damaged = archive.testzip()
+        if damaged is not None:
+            raise BadCheckpoint(f"{path}: not a readable checkpoint (its part {damaged} has a wrong checksum)")
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except BadCheckpoint:
+        raise
+    except _UNREADABLE as error:
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise BadCheckpoint(f"{path}: not a readable checkpoint ({reason})") from error
+    if not isinstance(content, dict):
+        raise BadCheckpoint(f"{path}: not a checkpoint (holds a {type(content).__name__}, not a dict)")
+    return content

@@ -57,17 +57,19 @@ class TrialFiles:
     def finish(self, engine: Engine, slot: int) -> None:
         """The trial has ended: its best model as an ordinary `state_dict`, with picture and facts.
 
-        `last.pt`, four times as large, is of no use any more and goes. A trial without one finite epoch has no best.
+        `last.pt`, four times as large, is of no use after that and goes, last of all: a process that dies in here
+        leaves a trial that can be continued. A trial without one finite epoch has no best.
         """
         member = engine.members[slot]
-        (self.directory / "last.pt").unlink(missing_ok=True)
         if member.best_row is None:
+            (self.directory / "last.pt").unlink(missing_ok=True)
             self.log(f"trial {member.job.trial} ends after epoch {member.epoch} without a best model")
             return
         checkpoint.save(engine.stack.as_state(member.best_row), self.directory / "model.pt")
         self._picture(engine, slot, "reconstructions_best.png", member.best_row)
         facts = {"epoch": member.best_epoch, engine.objective: engine.sign * member.best_value, **member.best_vectors}
         write_json(self.directory / "facts" / "best.json", facts)
+        (self.directory / "last.pt").unlink(missing_ok=True)
         self.log(f"trial {member.job.trial} ends after epoch {member.epoch}, best epoch {member.best_epoch}")
 
     def _picture(self, engine: Engine, slot: int, name: str, row: torch.Tensor | None) -> None:

@@ -1,0 +1,94 @@
+"""How text reaches the terminal: no markup is read in it, and control characters are made visible."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+__all__ = ["complain", "console", "duration", "number", "print_table", "say", "shown_path", "table", "visible"]
+
+PIPE_COLUMNS = 1000  # where there is no terminal nothing is cut or wrapped
+
+
+def visible(text: object) -> str:
+    """`text` with what would steer a terminal (escape sequences, bells) written as `\\x1b`; line ends stay."""
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in str(text))
+
+
+def say(text: object = "") -> None:
+    """One message on the standard output."""
+    print(visible(text), flush=True)
+
+
+def complain(text: object) -> None:
+    """One message on the standard error stream."""
+    print(visible(text), file=sys.stderr, flush=True)
+
+
+def console(file: IO[str] | None = None) -> Console:
+    """A rich console that takes every text literally: run and preset names are other people's words."""
+    from rich.console import Console
+
+    made = Console(file=file, markup=False, emoji=False, highlight=False, soft_wrap=False)
+    return made if made.is_terminal else Console(
+        file=file, markup=False, emoji=False, highlight=False, width=PIPE_COLUMNS
+    )
+
+
+def table(columns: Iterable[str], rows: Iterable[Sequence[Any]], right: Iterable[str] = ()) -> Table:
+    """A plain table: no frame, bold heads, the columns in `right` aligned to the right."""
+    from rich.table import Table
+
+    right = set(right)
+    made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+    for name in columns:
+        made.add_column(name, justify="right" if name in right else "left", overflow="fold")
+    for row in rows:
+        made.add_row(*("" if cell is None else visible(cell) for cell in row))
+    return made
+
+
+def print_table(columns: Iterable[str], rows: Iterable[Sequence[Any]], right: Iterable[str] = ()) -> None:
+    """Print a table; where there is no terminal, one line a row without trailing spaces."""
+    screen = console()
+    if screen.is_terminal:
+        screen.print(table(columns, rows, right))
+        return
+    with screen.capture() as captured:
+        screen.print(table(columns, rows, right))
+    for line in captured.get().splitlines():
+        print(line.rstrip(), flush=True)
+
+
+def number(value: object) -> str:
+    """A value for people: four significant digits of a float, whole numbers and words as they are."""
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        if value == int(value) if abs(value) < 1e15 else False:
+            return str(int(value))
+        return f"{value:.4f}" if 0.1 <= abs(value) < 1000 else f"{value:.4g}"
+    return str(value)
+
+
+def duration(seconds: float) -> str:
+    """Hours, minutes and seconds, as in 1:02:03 or 2:03."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def shown_path(path: Path) -> str:
+    """A path as one would type it in a shell here: relative when it lies below the working directory."""
+    absolute = path.absolute()
+    here = Path(os.getcwd())
+    inside = absolute.is_relative_to(here) and absolute != here
+    return shlex.quote(str(absolute.relative_to(here) if inside else absolute))
