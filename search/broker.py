@@ -115,7 +115,12 @@ class Ledger:
             entry.failures += 1
             entry.engine = None
             if entry.failures > self.max_failures and alone:
-                entry.pending = {"trial": trial, "failed": reason, "error": error, "retries": entry.failures - 1}
+                entry.pending = {
+                    "trial": trial,
+                    "failed": reason,
+                    "error": error,
+                    "retries": entry.failures - 1,
+                }
                 entry.delivered = False
                 continue
             # Which member of a stack broke it cannot be told from outside: each is tried alone from now on.
@@ -286,8 +291,8 @@ class Broker:
     async def published(self, name: str, timeout_s: float = 0.0) -> Any:
         return await self._until(lambda: self.facts.get(name), timeout_s)
 
-    async def occupancy(self) -> dict[str, int]:
-        return self.ledger.occupancy()
+    async def occupancy(self) -> dict[str, Any]:
+        return {**self.ledger.occupancy(), "fault": self.facts.get("fault")}
 
     async def close(self) -> None:
         """The search is over: engines end at their next turn."""

@@ -121,7 +121,11 @@ def _resources(address: str | None) -> tuple[int, int]:
 def connect(options: RayOptions) -> Iterator[str]:
     """A private Ray on loopback with a token of its own, ended with the block, whatever ends it."""
     os.environ.update(QUIET)
-    for variable in ("RAY_ADDRESS", "RAY_NAMESPACE", "RAY_JOB_CONFIG_JSON_ENV_VAR"):  # of another Ray on this host
+    for variable in (
+        "RAY_ADDRESS",
+        "RAY_NAMESPACE",
+        "RAY_JOB_CONFIG_JSON_ENV_VAR",
+    ):  # of another Ray on this host
         os.environ.pop(variable, None)
     # On Linux Ray replaces 127.0.0.1 by the host's outward address and listens on every interface; with the switch
     # that it has for macOS and Windows it stays on loopback.

@@ -18,18 +18,19 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from search.errors import BadInput, BadSpace
-from search.space_lines import BUDGET, SEARCH
+from search.errors import BadInput, BadSpace, nearest
 from search.value_lines import check_keys, read_settings, read_value, read_word, section
 from search.yaml_lines import Complaints, Leaf, Node, Table, parse, read_text, sayable
 from trainables import FAMILIES, family_named
-from trainables.family import Family
 
-__all__ = ["Configuration", "load_configuration", "write_configuration"]
+if TYPE_CHECKING:
+    from trainables.family import Family
+
+__all__ = ["Configuration", "known_family", "load_configuration", "write_configuration"]
 
 KEYS = ("family", "source", "data", "epochs", "seed", "static", "knobs")
 
@@ -63,12 +64,27 @@ class Configuration:
         }
 
 
+def known_family(name: str) -> Family:
+    """The family called `name`. Raises BadInput for a word that is none, or a path that leads to none."""
+    if ":" not in name and name not in FAMILIES:
+        listed = ", ".join(FAMILIES)
+        raise BadInput(
+            f"{name}: no such family; there are {listed}, or package.module:NAME.{nearest(name, FAMILIES)}"
+        )
+    try:
+        return family_named(name)
+    except (ImportError, AttributeError, TypeError, ValueError, SyntaxError) as error:
+        raise BadInput(f"{name}: cannot be loaded as a family ({error})") from error
+
+
 def load_configuration(path: Path, family_name: str | None = None) -> Configuration:
     """Read a configuration of the family `family_name` (None: of whichever the file names).
 
     A user's own family is imported only when `family_name` gives it: a file alone makes nothing run. Raises
     BadInput (BadSpace for the file's lines) when the file is missing, is not such a file, or is of another family.
     """
+    from search.space_lines import BUDGET, SEARCH  # needs torch, through the families' declarations
+
     if not os.path.exists(path):
         raise BadInput(
             f"{path}: no such file; a run keeps its configurations in report/recommended.yaml and "
@@ -78,10 +94,12 @@ def load_configuration(path: Path, family_name: str | None = None) -> Configurat
     root = parse(read_text(path, str(path)), str(path), complaints)
     if not isinstance(root, Table):
         found = "an empty file" if root is None else sayable(root)
-        raise BadSpace(f"{path}:1: found {found}, but a configuration is a mapping with family, epochs and knobs.")
+        raise BadSpace(
+            f"{path}:1: found {found}, but a configuration is a mapping with family, epochs and knobs."
+        )
     check_keys(root, KEYS, "a configuration", complaints)
     name = _family_name(root, family_name, complaints)
-    family = family_named(name)
+    family = known_family(name)
     parts = {
         "source": _text(root.entries.get("source")),
         "data": _data(root, family, complaints),
@@ -110,7 +128,9 @@ def _family_name(root: Table, wanted: str | None, complaints: Complaints) -> str
     name = node.value if isinstance(node, Leaf) else None
     if not isinstance(name, str):
         found = "missing" if node is None else sayable(node)
-        complaints.add(root.place if node is None else node.place, f"family is {found}, but must be a family's name.")
+        complaints.add(
+            root.place if node is None else node.place, f"family is {found}, but must be a family's name."
+        )
         complaints.settle()
     if wanted is not None and name != wanted:
         complaints.add(
@@ -149,7 +169,9 @@ def _data(root: Table, family: Family, complaints: Complaints) -> dict[str, Any]
     node = table.entries.get("path")
     path = node.value if isinstance(node, Leaf) else None
     if source == "file" and not (isinstance(path, str) and path):
-        complaints.add(node.place if node else table.place, "data.source is file, but data.path names no file.")
+        complaints.add(
+            node.place if node else table.place, "data.source is file, but data.path names no file."
+        )
     elif source != "file" and path is not None:
         complaints.add(node.place, f"data.path has no meaning with source {source}. Remove it.")
     return {"source": source, "path": path, **read_settings(table, family.data_settings, "data", complaints)}

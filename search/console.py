@@ -13,14 +13,26 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-__all__ = ["complain", "console", "duration", "number", "print_table", "say", "shown_path", "table", "visible"]
+__all__ = [
+    "complain",
+    "console",
+    "duration",
+    "number",
+    "print_table",
+    "say",
+    "shown_path",
+    "table",
+    "visible",
+]
 
 PIPE_COLUMNS = 1000  # where there is no terminal nothing is cut or wrapped
 
 
 def visible(text: object) -> str:
     """`text` with what would steer a terminal (escape sequences, bells) written as `\\x1b`; line ends stay."""
-    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in str(text))
+    return "".join(
+        c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in str(text)
+    )
 
 
 def say(text: object = "") -> None:
@@ -38,8 +50,10 @@ def console(file: IO[str] | None = None) -> Console:
     from rich.console import Console
 
     made = Console(file=file, markup=False, emoji=False, highlight=False, soft_wrap=False)
-    return made if made.is_terminal else Console(
-        file=file, markup=False, emoji=False, highlight=False, width=PIPE_COLUMNS
+    return (
+        made
+        if made.is_terminal
+        else Console(file=file, markup=False, emoji=False, highlight=False, width=PIPE_COLUMNS)
     )
 
 

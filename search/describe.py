@@ -19,7 +19,9 @@ def describe(space: Space, checked: Checked) -> None:
     say("objective   " + ", ".join(f"{direction} {name}" for name, direction in directions))
     sizes = ", ".join(f"{size:,} {split}" for split, size in checked.sizes.items())
     where = f" {space.data['path']}" if space.data["path"] else ""
-    say(f"data        {space.data['source']}{where}: {sizes}; selection_accuracy of guessing {number(checked.chance)}")
+    say(
+        f"data        {space.data['source']}{where}: {sizes}; selection_accuracy of guessing {number(checked.chance)}"
+    )
     say(f"trials      {num_trials(space)}, proposed by {space.sampler}, seed {space.seed}")
     say(f"epochs      {space.budget.epochs} a trial; {_cost(space)}")
     say()
@@ -82,7 +84,9 @@ def _prune(space: Space) -> list[str]:
     grace = f"from epoch {prune['min_epochs']}"
     if prune["rule"] == "median":
         return [f"median: {grace}, trials below the median of those before them"]
-    return [f"successive_halving: {grace}, one trial in {prune['reduction']} goes on at each rung; presets all do"]
+    return [
+        f"successive_halving: {grace}, one trial in {prune['reduction']} goes on at each rung; presets all do"
+    ]
 
 
 def _spoken(member: Rule | Group) -> str:

@@ -117,7 +117,9 @@ def frame(snapshot: Snapshot, news: tuple[str, ...]) -> RenderableType:
     head.add_row("search", Text(f"{PHASES.get(snapshot.phase, snapshot.phase)}  {time_spent}"))
     states = snapshot.states
     to_go = max(0, snapshot.trials_total - _ended(states) - states["running"])
-    head.add_row("trials", f"{_states(states)}, {states['running']} running, {to_go} to go of {snapshot.trials_total}")
+    head.add_row(
+        "trials", f"{_states(states)}, {states['running']} running, {to_go} to go of {snapshot.trials_total}"
+    )
     head.add_row("speed", f"{snapshot.epochs_done} epochs, {_rates(snapshot)}, {snapshot.engines} engines")
     if snapshot.best is not None:
         head.add_row("best", Text(_best(snapshot), style="bold cyan"))
@@ -126,14 +128,24 @@ def frame(snapshot: Snapshot, news: tuple[str, ...]) -> RenderableType:
     if snapshot.running:
         parts += [Text(), _running(snapshot)]
     if news:
-        parts += [Text(), *(Text(visible(line), style="dim", overflow="ellipsis", no_wrap=True) for line in news)]
+        parts += [
+            Text(),
+            *(Text(visible(line), style="dim", overflow="ellipsis", no_wrap=True) for line in news),
+        ]
     return Group(*parts)
 
 
 def _running(snapshot: Snapshot) -> RenderableType:
     columns = ("trial", "preset", "epoch", f"{snapshot.objective} now", "best", "engine")
     rows: list[tuple] = [
-        (view.number, view.preset, f"{view.epoch}/{view.epochs}", number(view.value), number(view.best), view.engine)
+        (
+            view.number,
+            view.preset,
+            f"{view.epoch}/{view.epochs}",
+            number(view.value),
+            number(view.best),
+            view.engine,
+        )
         for view in snapshot.running[:RUNNING_SHOWN]
     ]
     if len(snapshot.running) > RUNNING_SHOWN:

@@ -10,7 +10,7 @@ What is here is the order of things and how they end. The record is `search.run`
 
 from __future__ import annotations
 
-import contextlib
+import errno
 import importlib
 import logging
 import os
@@ -19,13 +19,12 @@ import signal
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from search.cluster import RayOptions, connect, plan_engines
-from search.errors import Incomplete, RunFailed
+from search.cluster import EnginePlan, RayOptions, connect, plan_engines
+from search.errors import Incomplete
 from search.run import Run, Snapshot
 from search.run_directory import RunDirectory, version
 from search.space import Space
@@ -71,25 +70,28 @@ def search(
     RunFailed when it cannot go on, Incomplete when it cannot but can be resumed.
     """
     plan = plan_engines(options.engines, options.workers_per_engine, options.slots, options.address)
-    with directory.locked(), _interruptible() as interrupted:
-        run = Run(directory, space)
-        complete = False
+    with directory.locked(), _Interrupt() as interrupt:
         try:
-            watch(run.snapshot())
-            if run.work_left():
-                with connect(RayOptions(options.address, plan, options.verbose)) as ray_address:
-                    logger.info("Ray runs at %s; %s", ray_address, plan)
-                    _execute(run, plan, interrupted, watch)
-            complete = not run.work_left()
-        finally:
-            run.phase = "finishing"
-            run.close(finished=complete)
-        last = run.snapshot()
+            with Run(directory, space) as run:
+                watch(run.snapshot())
+                if run.work_left():
+                    with connect(RayOptions(options.address, plan, options.verbose)) as ray_address:
+                        interrupt.install()  # again: Ray puts a handler of its own in place
+                        logger.info("Ray runs at %s; %s", ray_address, plan)
+                        _execute(run, plan, interrupt.event, watch)
+                run.phase = "finishing"
+                complete = not run.work_left()
+                run.close()
+                last = run.snapshot()
+        except OSError as error:
+            raise Incomplete(_storage_message(directory, error)) from error
         watch(last)
     return Outcome(directory, complete, last)
 
 
-def _execute(run: Run, plan: Any, interrupted: threading.Event, watch: Callable[[Snapshot], None]) -> None:
+def _execute(
+    run: Run, plan: EnginePlan, interrupted: threading.Event, watch: Callable[[Snapshot], None]
+) -> None:
     """Start broker and engines, let Tune run the study's trials, and end the engines."""
     import ray
 
@@ -102,26 +104,56 @@ def _execute(run: Run, plan: Any, interrupted: threading.Event, watch: Callable[
     clock = _Clock()
 
     def between() -> None:
-        run.interrupted = interrupted.is_set() or engines.all_failed
-        if run.interrupted and run.phase != "stopping":
-            run.phase = "stopping"
-        run.tick()
-        if clock.due():
-            with contextlib.suppress(ray.exceptions.GetTimeoutError):
-                run.occupancy = ray.get(broker.occupancy.remote(), timeout=1.0)
-            if run.phase == "starting" and run.occupancy["engines"]:
-                run.phase = "searching"
-            watch(run.snapshot())
+        if interrupted.is_set() or engines.all_failed:
+            run.interrupted = True
+        try:
+            run.tick()
+            if clock.due():
+                _look_at(run, broker)
+                watch(run.snapshot())
+        except OSError as error:
+            run.give_up(error)
 
     try:
         _tune(run, plan, address, broker, between)
     finally:
         engines.end(between)
+    if run.fault is not None:
+        raise run.fault
     if engines.all_failed and run.work_left():
-        raise Incomplete(f"every engine failed; the first said: {engines.first_error}")
+        raise Incomplete(
+            f"every engine failed, the first with: {engines.first_error}; see {run.directory.log}, then continue with: "
+            f"loss-search resume {run.directory.path}"
+        )
 
 
-def _tune(run: Run, plan: Any, address: dict, broker: Any, between: Callable[[], None]) -> None:
+def _look_at(run: Run, broker: Any) -> None:
+    """How full the slots are, and whether an engine or the broker itself is in trouble."""
+    import ray
+
+    try:
+        run.occupancy = ray.get(broker.occupancy.remote(), timeout=5.0)
+    except ray.exceptions.GetTimeoutError:
+        return  # a busy machine: the next look will tell
+    except ray.exceptions.RayActorError:
+        run.give_up(
+            Incomplete(
+                "the broker between trials and engines died; nothing that was reported is lost, continue with: "
+                f"loss-search resume {run.directory.path}"
+            )
+        )
+        return
+    if run.occupancy["fault"] is not None:
+        run.give_up(
+            Incomplete(
+                f"{run.occupancy['fault']}; then continue with: loss-search resume {run.directory.path}"
+            )
+        )
+    if run.phase == "starting" and run.occupancy["engines"]:
+        run.phase = "searching"
+
+
+def _tune(run: Run, plan: EnginePlan, address: dict, broker: Any, between: Callable[[], None]) -> None:
     """Let Ray Tune execute trials until the study has no more, or the run is interrupted."""
     from ray import tune
 
@@ -153,7 +185,7 @@ def _tune(run: Run, plan: Any, address: dict, broker: Any, between: Callable[[],
 class _Engines:
     """The engines of one search: a thread each that holds a `TorchTrainer.fit`."""
 
-    def __init__(self, run: Run, plan: Any, address: dict[str, str], broker: Any) -> None:
+    def __init__(self, run: Run, plan: EnginePlan, address: dict[str, str], broker: Any) -> None:
         self.run, self.plan, self.address, self.broker = run, plan, address, broker
         self.errors: dict[str, BaseException] = {}
         self.threads: dict[str, threading.Thread] = {}
@@ -172,16 +204,20 @@ class _Engines:
         importlib.import_module("trainables.ray_worker")
         for index in range(self.plan.engines):
             name = f"engine-{index}"
-            self.threads[name] = threading.Thread(target=self._serve, args=(name, index == 0), name=name, daemon=True)
+            self.threads[name] = threading.Thread(
+                target=self._serve, args=(name, index == 0), name=name, daemon=True
+            )
             self.threads[name].start()
 
     def end(self, between: Callable[[], None]) -> None:
         """Close the broker and wait until the engines have saved what they hold."""
         import ray
 
-        with contextlib.suppress(ray.exceptions.RayActorError):
-            ray.get(self.broker.close.remote())
         deadline = time.monotonic() + SHUTDOWN_S
+        try:
+            ray.get(self.broker.close.remote())
+        except ray.exceptions.RayActorError:
+            deadline = time.monotonic()  # without a broker engines learn of the end only when Ray stops
         while any(thread.is_alive() for thread in self.threads.values()) and time.monotonic() < deadline:
             between()
             time.sleep(0.05)
@@ -250,22 +286,35 @@ class _Clock:
         return True
 
 
-@contextlib.contextmanager
-def _interruptible() -> Iterator[threading.Event]:
-    """An event that SIGINT or SIGTERM sets; the second signal ends the process at once, which loses nothing."""
-    event = threading.Event()
+class _Interrupt:
+    """Sets `event` on SIGINT or SIGTERM; the second signal ends the process at once, which loses nothing."""
 
-    def handle(number: int, frame: Any) -> None:
-        if event.is_set():
-            os._exit(3)
-        event.set()
+    def __init__(self) -> None:
+        self.event = threading.Event()
+        self.before: dict[int, Any] = {}
 
-    if threading.current_thread() is not threading.main_thread():
-        yield event
-        return
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield event
-    finally:
-        for number, handler in before.items():
+    def install(self) -> None:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self.before.setdefault(number, signal.signal(number, self._handle))
+
+    def _handle(self, number: int, frame: Any) -> None:
+        if self.event.is_set():
+            os._exit(Incomplete.exit_code)
+        self.event.set()
+
+    def __enter__(self) -> _Interrupt:
+        self.install()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self.before.items():
             signal.signal(number, handler)
+
+
+def _storage_message(directory: RunDirectory, error: OSError) -> str:
+    free = "; the disk is full, free some space" if error.errno == errno.ENOSPC else ""
+    return (
+        f"cannot write the run directory {directory.path}: {error.strerror or error}{free}; nothing that was reported is "
+        f"lost, continue with: loss-search resume {directory.path}"
+    )

@@ -18,7 +18,16 @@ from collections.abc import Iterable
 
 from trainables.errors import BadData as _BadDataValue
 
-__all__ = ["BadData", "BadInput", "BadSpace", "DamagedRun", "Incomplete", "LossSearchError", "RunFailed", "nearest"]
+__all__ = [
+    "BadData",
+    "BadInput",
+    "BadSpace",
+    "DamagedRun",
+    "Incomplete",
+    "LossSearchError",
+    "RunFailed",
+    "nearest",
+]
 
 
 class LossSearchError(Exception):

@@ -1,8 +1,8 @@
 """Where messages go while a run is open.
 
-    loggers `loss_search.*`       from INFO to RUN/run.log, from WARNING to the terminal as well
-    Python's warnings and others  from WARNING to RUN/run.log (Ray, Optuna and torch among them)
-    with --verbose                everything from INFO to both
+loggers `loss_search.*`       from INFO to RUN/run.log, from WARNING to the terminal as well
+Python's warnings and others  from WARNING to RUN/run.log (Ray, Optuna and torch among them)
+with --verbose                everything from INFO to both
 """
 
 from __future__ import annotations

@@ -38,10 +38,14 @@ class _LoopbackBackend(Backend):
         count = len(worker_group)
         if count == 1:
             return
-        descriptor, store = tempfile.mkstemp(prefix="loss-search-store-")  # a new one for each start of the group
+        descriptor, store = tempfile.mkstemp(
+            prefix="loss-search-store-"
+        )  # a new one for each start of the group
         os.close(descriptor)
         settings = {"backend": backend_config.backend, "store": store, "timeout_s": backend_config.timeout_s}
-        ray.get([worker_group.execute_single_async(rank, _join, rank, count, **settings) for rank in range(count)])
+        ray.get(
+            [worker_group.execute_single_async(rank, _join, rank, count, **settings) for rank in range(count)]
+        )
         Path(store).unlink(missing_ok=True)
 
 

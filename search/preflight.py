@@ -94,7 +94,9 @@ def quick_space(
     epochs = epochs or min(full.budget.epochs, QUICK_EPOCHS)
     scaled = _scaled(plain_stop_rules(full.stop), epochs / full.budget.epochs)
     text = yaml.safe_dump(scaled, default_flow_style=True, width=math.inf)
-    return load_space(space, overrides={**others, "stop": text, **stop_rules}, trials=trials, epochs=epochs, seed=seed)
+    return load_space(
+        space, overrides={**others, "stop": text, **stop_rules}, trials=trials, epochs=epochs, seed=seed
+    )
 
 
 def _scaled(rules: Any, factor: float) -> Any:

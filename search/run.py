@@ -34,7 +34,11 @@ logger = logging.getLogger("loss_search.run")
 
 FLUSH_S = 3.0  # how far the Parquet files may lag behind; the event log does not
 COMPLETED = "completed"  # the stop reason of a trial that had its whole budget
-FULL_RESULT = {COMPLETED, "plateau", "target_reached"}  # reasons with which a trial's best value is its result
+FULL_RESULT = {
+    COMPLETED,
+    "plateau",
+    "target_reached",
+}  # reasons with which a trial's best value is its result
 
 
 @dataclass(frozen=True)
@@ -105,9 +109,10 @@ class Run:
         self.started = time.monotonic()
         self.phase = "starting"
         self.interrupted = False
+        self.fault: BaseException | None = None  # why the search cannot go on
         self.news: list[str] = []
         self.trials: dict[int, _Trial] = {}
-        self.occupancy: dict[str, int] = {"slots": 0, "busy": 0, "engines": 0}
+        self.occupancy: dict[str, Any] = {"slots": 0, "busy": 0, "engines": 0, "fault": None}
         metadata = {
             "space": json.dumps(space.resolved()),
             "versions": json.dumps(json.loads(directory.environment.read_text())["versions"]),
@@ -131,11 +136,7 @@ class Run:
     def create(cls, space: Space, out: Path) -> RunDirectory:
         """A new run directory for `space`, with what is needed to open and to resume it."""
         directory = RunDirectory.create(out, space.name)
-        directory.space.write_text(
-            "# The space of this run as it was resolved, every default written out.\n"
-            + yaml.safe_dump(space.resolved(), sort_keys=False, allow_unicode=True),
-            encoding="utf-8",
-        )
+        cls._write_space(directory, space)
         about = {**environment(), "fingerprint": space.fingerprint()}
         temporary = directory.environment.with_suffix(".tmp")
         temporary.write_text(json.dumps(about, indent=1), encoding="utf-8")
@@ -157,8 +158,19 @@ class Run:
                 "the file, or start a new run with it"
             )
         if extra_trials:
-            return load_space(str(directory.space), trials=space.budget.trials + extra_trials)
+            space = load_space(str(directory.space), trials=space.budget.trials + extra_trials)
+            cls._write_space(directory, space)
         return space
+
+    @staticmethod
+    def _write_space(directory: RunDirectory, space: Space) -> None:
+        temporary = directory.space.with_suffix(".tmp")
+        temporary.write_text(
+            "# The space of this run as it was resolved, every default written out.\n"
+            + yaml.safe_dump(space.resolved(), sort_keys=False, allow_unicode=True),
+            encoding="utf-8",
+        )
+        os.replace(temporary, directory.space)
 
     # ------------------------------------------------------------------ what to run
 
@@ -216,7 +228,11 @@ class Run:
         trial = self.trials[message["trial"]]
         if trial.ended:
             return True
-        trial.retries = max(trial.retries, message.get("retries", 0))
+        if message.get("retries", 0) > trial.retries:
+            trial.retries = message["retries"]
+            self.events.append(
+                {"kind": "retried", "trial": message["trial"], "reason": message.get("failed")}
+            )
         if "failed" in message:
             self.end(message["trial"], "FAIL", message["failed"], error=message["error"])
             return True
@@ -246,13 +262,20 @@ class Run:
         number = trial.asked.number
         verdict = self.space.stop.verdict(trial.rows)
         if verdict is not None:
-            full = all(part in FULL_RESULT for part in verdict.reason.removeprefix("all(").rstrip(")").split("+"))
+            full = all(
+                part in FULL_RESULT for part in verdict.reason.removeprefix("all(").rstrip(")").split("+")
+            )
             self.end(number, "COMPLETE" if full else "PRUNED", verdict.reason, numbers=verdict.numbers)
         elif message["done"] or len(trial.rows) >= self.space.budget.epochs:
             self.end(number, "COMPLETE", COMPLETED)
         elif self.study.should_prune(number):
             rule = self.space.stop.prune["rule"]
-            self.end(number, "PRUNED", rule, numbers={"epoch": len(trial.rows), "value": self._value(trial.rows[-1])})
+            self.end(
+                number,
+                "PRUNED",
+                rule,
+                numbers={"epoch": len(trial.rows), "value": self._value(trial.rows[-1])},
+            )
         return trial.ended
 
     def end(
@@ -303,7 +326,11 @@ class Run:
             status = "failure" if state == "FAIL" else "success"
             trial.board.hparams(self._hparams(trial.asked), {**best, "epochs": len(trial.rows)}, status)
         value = summary.get("objective")
-        shown = "no value" if value is None else f"{self.space.objectives[0]} {value:.4f} at epoch {summary['best_epoch']}"
+        shown = (
+            "no value"
+            if value is None
+            else f"{self.space.objectives[0]} {value:.4f} at epoch {summary['best_epoch']}"
+        )
         name = f" ({trial.asked.preset})" if trial.asked.preset else ""
         self.news.append(f"trial {number}{name} {state} after {len(trial.rows)} epochs: {reason}, {shown}")
         logger.info(self.news[-1])
@@ -329,13 +356,25 @@ class Run:
         self.recorder.warnings.clear()
         self._flushed_at = time.monotonic()
 
-    def close(self, *, finished: bool) -> None:
-        """Write everything, compact when the search is finished, and let go of the files."""
+    def close(self) -> None:
+        """Write everything; compact when the search is finished."""
         self.flush()
+        finished = not self.work_left()
         if finished:
             for warning in self.recorder.compact():
                 logger.warning(warning)
         self.events.append({"kind": "search", "what": "finish" if finished else "stop"})
+
+    def give_up(self, fault: BaseException) -> None:
+        """The search cannot go on: stop it, and remember the first reason."""
+        self.interrupted = True
+        self.fault = self.fault or fault
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Let go of the files, without writing: a full disk has to end too."""
         for trial in self.trials.values():
             if trial.board is not None:
                 trial.board.close()
@@ -391,7 +430,9 @@ class Run:
                     row |= self._summary(trial)
                 if trial.started_at is not None:
                     row["started_at"] = datetime.fromtimestamp(trial.started_at, UTC)
-                row |= {f"knob.{name}": v for name, v in self._in_force(trial.asked, trial.asked.knobs).items()}
+                row |= {
+                    f"knob.{name}": v for name, v in self._in_force(trial.asked, trial.asked.knobs).items()
+                }
                 row |= {f"static.{name}": value for name, value in trial.asked.static.items()}
             if attributes.get("finished_at") is not None:
                 row["finished_at"] = datetime.fromtimestamp(attributes["finished_at"], UTC)
@@ -418,7 +459,9 @@ class Run:
         everything = {**asked.static, **asked.knobs}
 
         def holds(name: str) -> bool:
-            return all(everything[key] in allowed and holds(key) for key, allowed in settings[name].when.items())
+            return all(
+                everything[key] in allowed and holds(key) for key, allowed in settings[name].when.items()
+            )
 
         return {name: value if holds(name) else None for name, value in values.items()}
 
@@ -428,8 +471,12 @@ class Run:
     def _declare_hparams(self) -> None:
         domains: dict[str, Any] = {}
         for name, parameter in self.space.searched().items():
-            domains[name] = list(parameter.choices) if parameter.kind == "choice" else (parameter.low, parameter.high)
-        metrics = [f"best/{name}" for name in self.space.objectives]  # tags: the board writes `best.x` as best/x
+            domains[name] = (
+                list(parameter.choices) if parameter.kind == "choice" else (parameter.low, parameter.high)
+            )
+        metrics = [
+            f"best/{name}" for name in self.space.objectives
+        ]  # tags: the board writes `best.x` as best/x
         write_experiment(self.directory.trials, domains, [*metrics, "epochs"])
 
     # ------------------------------------------------------------------ resume
@@ -491,6 +538,8 @@ class Run:
         states = {"running": 0, "waiting": 0, "complete": 0, "pruned": 0, "failed": 0}
         for frozen in self.study.trials():
             states[frozen.state.name.lower().replace("fail", "failed")] += 1
+        if self.interrupted and self.phase != "finishing":
+            self.phase = "stopping"
         elapsed = time.monotonic() - self.started
         total = self.num_trials()
         ended = states["complete"] + states["pruned"] + states["failed"]
@@ -511,7 +560,9 @@ class Run:
             engines=self.occupancy["engines"],
             left_s=(total - ended) / rate if rate else None,
             best=self.best(),
-            running=tuple(self._view(n, t) for n, t in self.trials.items() if not t.ended and t.board is not None),
+            running=tuple(
+                self._view(n, t) for n, t in self.trials.items() if not t.ended and t.board is not None
+            ),
             news=news,
         )
 
@@ -544,7 +595,9 @@ class Run:
     def _summary(self, trial: _Trial) -> dict[str, Any]:
         if not trial.rows:
             return {}
-        minimise = [n for n, d in zip(self.space.objectives, self.space.directions, strict=True) if d == "minimize"]
+        minimise = [
+            n for n, d in zip(self.space.objectives, self.space.directions, strict=True) if d == "minimize"
+        ]
         return summarise(trial.rows, self.space.objectives, minimise)
 
     def _value(self, row: Mapping[str, Any]) -> float:

@@ -72,7 +72,9 @@ class RunDirectory:
             except FileExistsError:
                 continue
             except OSError as error:
-                raise BadInput(f"--out {out}: cannot make a run directory there ({error.strerror})") from error
+                raise BadInput(
+                    f"--out {out}: cannot make a run directory there ({error.strerror})"
+                ) from error
             directory = cls(path)
             directory.trials.mkdir()
             return directory
@@ -87,17 +89,25 @@ class RunDirectory:
         candidates = [Path(run).expanduser(), out / run] if "/" not in run else [Path(run).expanduser()]
         path = next((candidate for candidate in candidates if candidate.is_dir()), None)
         if path is None:
-            known = sorted((entry.name for entry in out.iterdir() if entry.is_dir()), reverse=True) if out.is_dir() else []
+            known = (
+                sorted((entry.name for entry in out.iterdir() if entry.is_dir()), reverse=True)
+                if out.is_dir()
+                else []
+            )
             listed = f"; runs in {out}: {', '.join(known[:5])}" if known else f"; there are no runs in {out}"
             raise BadInput(f"{run}: no such run directory{listed}")
         directory = cls(path.resolve())
-        missing = [p.name for p in (directory.space, directory.journal, directory.environment) if not p.is_file()]
+        missing = [
+            p.name for p in (directory.space, directory.journal, directory.environment) if not p.is_file()
+        ]
         if missing:
             raise DamagedRun(f"{path}: is no run directory of loss-search, {', '.join(missing)} missing")
         try:
             written = json.loads(directory.environment.read_text(encoding="utf-8"))
         except ValueError as error:
-            raise DamagedRun(f"{directory.environment}: is not JSON ({error}); restore it from a copy") from error
+            raise DamagedRun(
+                f"{directory.environment}: is not JSON ({error}); restore it from a copy"
+            ) from error
         if not isinstance(written, dict) or not isinstance(written.get("format"), int):
             raise DamagedRun(f"{directory.environment}: has no `format`; is this a run of loss-search?")
         if written["format"] > FORMAT:

@@ -132,7 +132,9 @@ class Study:
         if len(self.space.objectives) == 1 and math.isfinite(value):
             with warnings.catch_warnings():
                 # A row whose report was acknowledged just before a crash is reported again: the first one stands.
-                warnings.filterwarnings("ignore", message="The reported value is ignored", category=UserWarning)
+                warnings.filterwarnings(
+                    "ignore", message="The reported value is ignored", category=UserWarning
+                )
                 self.live[number].report(value, epoch)
 
     def should_prune(self, number: int) -> bool:
@@ -146,7 +148,9 @@ class Study:
         for name, value in attributes.items():
             self.live[number].set_user_attr(name, value)
 
-    def tell(self, number: int, state: str, values: Sequence[float] | None, reason: str, **attributes: Any) -> None:
+    def tell(
+        self, number: int, state: str, values: Sequence[float] | None, reason: str, **attributes: Any
+    ) -> None:
         """End a trial: state COMPLETE (with values), PRUNED or FAIL, its stop reason, and further attributes.
 
         Attributes are stored first, so that a finished trial always has its reason.
@@ -229,7 +233,9 @@ def repair_journal(path: Path) -> int:
     after_first_bad = tail.partition(b"\n")[2].replace(b"\0", b"").strip()
     if after_first_bad:
         line_number = content[:good].count(b"\n") + 1
-        raise DamagedRun(f"{path}:{line_number}: not a journal record, and more records follow it; restore a copy")
+        raise DamagedRun(
+            f"{path}:{line_number}: not a journal record, and more records follow it; restore a copy"
+        )
     shutil.copy2(path, path.with_name(f"{path.name}.torn-{good}"))
     with path.open("r+b") as file:
         file.truncate(good)

@@ -15,7 +15,7 @@ from ray.actor import ActorHandle
 from ray.tune import Callback, Stopper
 from ray.tune.search import Searcher
 
-from search.broker import FINISH
+from search.broker import FINISH, PAUSE
 from search.run import Run
 
 __all__ = ["Housekeeping", "StudySearcher", "StudyStopper"]
@@ -66,7 +66,13 @@ class StudyStopper(_NotStored, Stopper):
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         message = json.loads(result["report"])
-        ends = self.run.receive(message)
+        try:
+            ends = self.run.receive(message)
+        except Exception as error:
+            # Tune would turn it into an error of its own and go on; the driver raises it when Tune has stopped.
+            self.run.give_up(error)
+            self.broker.withdraw.remote(message["trial"], PAUSE)
+            return True
         if ends:
             self.broker.withdraw.remote(message["trial"], FINISH)
         return ends
@@ -78,7 +84,9 @@ class StudyStopper(_NotStored, Stopper):
 class Housekeeping(_NotStored, Callback):
     """Between Tune's steps: due writes, the display; and trials whose proxy died too often."""
 
-    def __init__(self, run: Run, broker: ActorHandle, searcher: StudySearcher, between: Callable[[], None]) -> None:
+    def __init__(
+        self, run: Run, broker: ActorHandle, searcher: StudySearcher, between: Callable[[], None]
+    ) -> None:
         self.run, self.broker, self.searcher, self.between = run, broker, searcher, between
 
     def on_step_end(self, iteration: int, trials: list, **info: Any) -> None:

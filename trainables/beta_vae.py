@@ -49,7 +49,9 @@ class GridVAE(nn.Module):
             nn.Linear(width, SIDE * SIDE * COLOURS),
         )
 
-    def forward(self, batch: Batch, noise: Mapping[str, Tensor], knobs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def forward(
+        self, batch: Batch, noise: Mapping[str, Tensor], knobs: Mapping[str, Tensor]
+    ) -> dict[str, Tensor]:
         grid = batch["grid"]
         if self.training and self.augment == "d4":
             grid = dihedral(grid, noise["turn"])
@@ -64,19 +66,31 @@ class GridVAE(nn.Module):
 
 class BetaVAE(Family):
     name = "beta_vae"
-    summary = "beta-VAE on categorical grids (ARC): focal, class-weighted reconstruction against a scheduled KL"
+    summary = (
+        "beta-VAE on categorical grids (ARC): focal, class-weighted reconstruction against a scheduled KL"
+    )
     terms = ("reconstruction", "kl")
     collapse_kinds = ("mode", "posterior")
     sources = ("arc", "synthetic", "file")
 
     knobs = {
         "reconstruction.gamma": Number(0.0, 0.0, 5.0, "focal exponent; 0 is cross-entropy"),
-        "class_weights.method": Choice("none", METHODS, "how colours are weighted, from training pixel counts"),
+        "class_weights.method": Choice(
+            "none", METHODS, "how colours are weighted, from training pixel counts"
+        ),
         "class_weights.one_minus_beta": Number(
-            1e-4, 1e-8, 0.1, "1 - beta of the effective number of samples", when={"class_weights.method": ("effective",)}
+            1e-4,
+            1e-8,
+            0.1,
+            "1 - beta of the effective number of samples",
+            when={"class_weights.method": ("effective",)},
         ),
         "class_weights.cap": Number(
-            100.0, 1.0, 1e4, "largest ratio between two class weights", when={"class_weights.method": METHODS[1:]}
+            100.0,
+            1.0,
+            1e4,
+            "largest ratio between two class weights",
+            when={"class_weights.method": METHODS[1:]},
         ),
         "kl.weight": Number(0.03, 0.0, 100.0, "beta at its full value"),
         "kl.schedule": Choice("constant", ("constant", "linear", "delayed", "cyclical"), "how beta moves"),
@@ -84,7 +98,10 @@ class BetaVAE(Family):
             0.1, 0.0, 0.9, "fraction of the budget with beta 0", when={"kl.schedule": ("linear", "delayed")}
         ),
         "kl.ramp": Number(
-            0.25, 0.01, 1.0, "fraction of the budget (cyclical: of a cycle) in which beta rises",
+            0.25,
+            0.01,
+            1.0,
+            "fraction of the budget (cyclical: of a cycle) in which beta rises",
             when={"kl.schedule": ("linear", "cyclical")},
         ),
         "kl.cycles": Number(4, 1, 10, "number of cycles", integer=True, when={"kl.schedule": ("cyclical",)}),
@@ -92,15 +109,23 @@ class BetaVAE(Family):
         "optim.lr": Number(1e-3, 1e-6, 0.1, "AdamW's peak learning rate"),
         "optim.weight_decay": Number(1e-4, 0.0, 1.0, "AdamW's decoupled weight decay"),
         "optim.clip": Number(1.0, 1e-3, 1e6, "largest gradient norm of a trial"),
-        "optim.schedule": Choice("constant", ("constant", "cosine", "warmup_cosine"), "how the learning rate moves"),
+        "optim.schedule": Choice(
+            "constant", ("constant", "cosine", "warmup_cosine"), "how the learning rate moves"
+        ),
         "optim.warmup": Number(
-            0.05, 0.0, 0.5, "fraction of the budget in which the rate rises", when={"optim.schedule": ("warmup_cosine",)}
+            0.05,
+            0.0,
+            0.5,
+            "fraction of the budget in which the rate rises",
+            when={"optim.schedule": ("warmup_cosine",)},
         ),
     }
     statics = {
         "latent_dim": Number(16, 2, 128, "size D of the latent", integer=True),
         "width": Number(256, 8, 2048, "width of the hidden layers", integer=True),
-        "encoder": Choice("mlp", ("mlp", "conv"), "network of the encoder; conv is several times slower on a CPU"),
+        "encoder": Choice(
+            "mlp", ("mlp", "conv"), "network of the encoder; conv is several times slower on a CPU"
+        ),
         "augment": Choice("none", ("none", "d4"), "turn and mirror training grids at random"),
         "batch_size": Number(64, 2, 4096, "examples in a step, over all workers of an engine", integer=True),
     }
@@ -111,13 +136,17 @@ class BetaVAE(Family):
     }
     metrics = {
         "selection_accuracy": Metric("mean over colours of intersection over union (Jaccard)"),
-        "pixel_accuracy": Metric("share of pixels right; 0.93 for a model that answers background everywhere"),
+        "pixel_accuracy": Metric(
+            "share of pixels right; 0.93 for a model that answers background everywhere"
+        ),
         "balanced_accuracy": Metric("mean over colours of recall"),
         "foreground_accuracy": Metric("share of non-background pixels right"),
         "perfect_grids": Metric("share of grids without one wrong pixel"),
         "background_share": Metric("share of pixels predicted as background", higher_is_better=None),
         "background_truth": Metric("share of pixels that are background", higher_is_better=None),
-        "kl_mean": Metric("mean over latent dimensions of KL, nats", high=float("inf"), higher_is_better=None),
+        "kl_mean": Metric(
+            "mean over latent dimensions of KL, nats", high=float("inf"), higher_is_better=None
+        ),
         "kl_min": Metric("smallest KL of a latent dimension, nats", high=float("inf"), higher_is_better=None),
         "kl_max": Metric("largest KL of a latent dimension, nats", high=float("inf"), higher_is_better=None),
         "active_units_kl": Metric("latent dimensions with KL above 0.05 nats", high=float("inf")),
@@ -236,7 +265,7 @@ def _mlp_encoder(width: int) -> nn.Module:
 
 class _ChannelsFirst(nn.Module):
     def forward(self, grid: Tensor) -> Tensor:
-        return grid.movedim(-1, 1)
+        return grid.movedim(-1, 1).contiguous()  # group_norm under vmap refuses channels-last strides
 
 
 def _conv_encoder(width: int) -> nn.Module:

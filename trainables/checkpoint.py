@@ -57,10 +57,14 @@ _UNREADABLE = (
 def load(path: Path) -> dict[str, Any]:
     """The content of a checkpoint, on the CPU. Raises BadCheckpoint when it is torn or holds more than weights."""
     try:
-        with zipfile.ZipFile(path) as archive:  # torch would also read files of other kinds, and checks no sums
+        with zipfile.ZipFile(
+            path
+        ) as archive:  # torch would also read files of other kinds, and checks no sums
             damaged = archive.testzip()
         if damaged is not None:
-            raise BadCheckpoint(f"{path}: not a readable checkpoint (its part {damaged} has a wrong checksum)")
+            raise BadCheckpoint(
+                f"{path}: not a readable checkpoint (its part {damaged} has a wrong checksum)"
+            )
         content = torch.load(path, map_location="cpu", weights_only=True)
     except BadCheckpoint:
         raise

@@ -61,7 +61,9 @@ class Member:
 
     job: Job
     epoch: int = 0  # epochs done
-    train_accuracy: float = 0.0  # selection accuracy of the last epoch's training batches; chance before the first
+    train_accuracy: float = (
+        0.0  # selection accuracy of the last epoch's training batches; chance before the first
+    )
     best_value: float = -math.inf  # of the objective, larger is better
     best_epoch: int = 0
     best_row: Tensor | None = None  # f[P], on the CPU
@@ -295,13 +297,17 @@ class Engine:
         for slot in self.occupied:
             member = self.members[slot]
             job = member.job
-            permutation = self.family.order(job.knobs, self.data, keyed.generator(job.seed, "order", member.epoch))
+            permutation = self.family.order(
+                job.knobs, self.data, keyed.generator(job.seed, "order", member.epoch)
+            )
             order[slot] = permutation[:total].view(self.steps, self.batch_size)[:, mine]
             for name, kind in self.noises.items():
                 drawn = keyed.draw(kind, total, keyed.generator(job.seed, name, member.epoch))
                 drawn = drawn.unflatten(0, (self.steps, self.batch_size))[:, mine]
                 noise.setdefault(name, drawn.new_zeros(self.num_slots, *drawn.shape))[slot] = drawn
-            progress = (member.epoch + torch.arange(self.steps, dtype=torch.float64) / self.steps) / job.epochs
+            progress = (
+                member.epoch + torch.arange(self.steps, dtype=torch.float64) / self.steps
+            ) / job.epochs
             for i, term in enumerate(self.family.terms):
                 weights[slot, :, i] = self._weight(term, job.knobs, progress, member.train_accuracy)
             rates[slot] = torch.from_numpy(
@@ -333,7 +339,9 @@ class Engine:
         """
         full = torch.tensor([m is not None for m in self.members], device=self.device)
         decay, clip = self._per_member("optim.weight_decay", 0.0), self._per_member("optim.clip", math.inf)
-        alive = full & torch.tensor([m is not None and not m.diverged for m in self.members], device=self.device)
+        alive = full & torch.tensor(
+            [m is not None and not m.diverged for m in self.members], device=self.device
+        )
         size = len(self.family.terms)
         zeros = torch.zeros(self.num_slots, dtype=torch.float64, device=self.device)
         sums, counts = [zeros.clone() for _ in range(size + 1)], [zeros.clone() for _ in range(size)]
@@ -350,7 +358,11 @@ class Engine:
             (torch.where(alive, loss, torch.zeros_like(loss)).sum() * self.workers.count).backward()
             finite = self.workers.all_true(torch.isfinite(loss.detach()))
             norms = self.optimiser.step(
-                self.stack.rows.grad, lr=plan.rates[:, step], weight_decay=decay, clip=clip, alive=alive & finite
+                self.stack.rows.grad,
+                lr=plan.rates[:, step],
+                weight_decay=decay,
+                clip=clip,
+                alive=alive & finite,
             )
             alive = alive & finite & torch.isfinite(norms)
             with torch.no_grad():
@@ -379,14 +391,20 @@ class Engine:
                 count = self.workers.sum(active[name].detach().double().sum(1))
                 total = torch.where(active[name] > 0, values[name], torch.zeros_like(values[name])).sum(1)
             else:
-                count = torch.full((self.num_slots,), self.batch_size, dtype=torch.float64, device=self.device)
+                count = torch.full(
+                    (self.num_slots,), self.batch_size, dtype=torch.float64, device=self.device
+                )
                 total = values[name].sum(1)
             averages.append(total / count.clamp(min=1).to(self.dtype))
             counts.append(count)
         return averages, counts
 
     def _losses(
-        self, outputs: Mapping[str, Tensor], means: Mapping[str, Tensor], batch: Batch, knobs: Mapping[str, Tensor]
+        self,
+        outputs: Mapping[str, Tensor],
+        means: Mapping[str, Tensor],
+        batch: Batch,
+        knobs: Mapping[str, Tensor],
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """One member's terms as vmap can return them: values of all terms, and `active` of those that have it."""
         terms = self.family.losses(outputs, means, batch, knobs)
@@ -435,7 +453,8 @@ class Engine:
         whole = {name: torch.cat(parts, 1) for name, parts in collected.items()}
         active = {name: whole.pop(f"active {name}").double().sum(1) for name in self.family.terms}
         values = {
-            name: whole.pop(f"values {name}").double().sum(1) / active[name].clamp(min=1) for name in self.family.terms
+            name: whole.pop(f"values {name}").double().sum(1) / active[name].clamp(min=1)
+            for name in self.family.terms
         }
         return values, active, whole
 

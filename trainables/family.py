@@ -115,7 +115,9 @@ class Family(ABC):
 
     name: str
     summary: str  # one line for `loss-search families`
-    terms: tuple[str, ...]  # a term t is weighted by the knobs t.weight, t.schedule, t.start, ... where declared
+    terms: tuple[
+        str, ...
+    ]  # a term t is weighted by the knobs t.weight, t.schedule, t.start, ... where declared
     knobs: Mapping[str, Setting]
     statics: Mapping[str, Setting]
     data_settings: Mapping[str, Setting]  # beside `source` and `path`, which every family has

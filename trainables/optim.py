@@ -25,7 +25,9 @@ class RowAdamW:
         self.steps = torch.zeros(rows.shape[0], dtype=torch.float64, device=rows.device)
 
     @torch.no_grad()
-    def step(self, gradient: Tensor, *, lr: Tensor, weight_decay: Tensor, clip: Tensor, alive: Tensor) -> Tensor:
+    def step(
+        self, gradient: Tensor, *, lr: Tensor, weight_decay: Tensor, clip: Tensor, alive: Tensor
+    ) -> Tensor:
         """Update every live row whose gradient is finite, in place; returns the gradient norms before clipping.
 
         Args:
@@ -103,7 +105,9 @@ def _update(
     rate: Tensor,
 ) -> None:
     """One AdamW update of blocks f[K, b]; the row settings are f[K, 1]."""
-    gradient = torch.where(moves, gradient * scale, torch.zeros((), dtype=gradient.dtype, device=gradient.device))
+    gradient = torch.where(
+        moves, gradient * scale, torch.zeros((), dtype=gradient.dtype, device=gradient.device)
+    )
     rows.mul_(decay)
     first.lerp_(gradient, 1 - keep1)
     second.mul_(keep2).addcmul_(gradient * (1 - keep2), gradient)

@@ -10,7 +10,6 @@ import logging
 import os
 import time
 import traceback
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +56,7 @@ class _Worker:
         self.files: dict[int, TrialFiles] = {}
         self.last: dict[int, Report] = {}  # each trial's newest report
         self.saved_at: dict[int, float] = {}
+        self.retries: dict[int, int] = {}
         self.name = config["engine"]
         self.broker = None
         if workers.rank == 0:
@@ -67,6 +67,16 @@ class _Worker:
         if self.broker is not None:
             about = {"slots": self.slots, "pid": os.getpid(), "device": str(self.device)}
             ray.get(self.broker.attach.remote(self.name, about))
+        try:
+            self._serve()
+        except OSError as error:
+            # A full disk or a vanished run directory: no retry helps, and no trial is to blame.
+            if self.broker is not None:
+                fault = f"{self.name} cannot write {error.filename or 'the run directory'}: {error.strerror or error}"
+                ray.get(self.broker.publish.remote("fault", f"{fault}; make room or repair it"))
+            raise
+
+    def _serve(self) -> None:
         decisions: dict[int, str] = {}
         while True:
             orders = self._broadcast(self._orders(decisions) if self.broker is not None else None)
@@ -131,7 +141,7 @@ class _Worker:
     def _apply(self, orders: dict[str, Any]) -> None:
         for trial in orders["evict"]:
             self.engine.evict(self.engine.slot_of(trial))
-            for known in (self.files, self.last, self.saved_at):
+            for known in (self.files, self.last, self.saved_at, self.retries):
                 known.pop(trial, None)
         admitted = []
         for job, state in orders["admit"]:
@@ -152,6 +162,7 @@ class _Worker:
         directory = Path(job["directory"])
         plain = Job(job["trial"], job["seed"], job["epochs"], job["knobs"], directory)
         self.engine.admit(plain, self.engine.free_slots[0], state)
+        self.retries[job["trial"]] = job.get("retries", 0)
         if self.broker is not None:
             files = self.files[job["trial"]] = TrialFiles(directory, self.config["version"])
             self.saved_at[job["trial"]] = time.monotonic()
@@ -179,7 +190,9 @@ class _Worker:
         rows = [
             state["report"]
             for job, state in admitted
-            if state is not None and state["report"] is not None and state["report"]["epoch"] > job["reported"]
+            if state is not None
+            and state["report"] is not None
+            and state["report"]["epoch"] > job["reported"]
         ]
         for row in rows:
             self.last[row["trial"]] = Report(**row)
@@ -194,7 +207,7 @@ class _Worker:
             reports = self.engine.run_epoch()
         except Exception:
             self.engine = None
-            for known in (self.files, self.last, self.saved_at):
+            for known in (self.files, self.last, self.saved_at, self.retries):
                 known.clear()
             self._give_back(trials)
             if self.workers.count > 1:
@@ -214,12 +227,15 @@ class _Worker:
         return decisions
 
     def _with_place(self, row: dict[str, Any]) -> dict[str, Any]:
-        return {**row, "engine": self.name, "slot": self.engine.slot_of(row["trial"])}
+        place = {"engine": self.name, "slot": self.engine.slot_of(row["trial"])}
+        return {**row, **place, "retries": self.retries[row["trial"]]}
 
     def _give_back(self, trials: list[int]) -> None:
         """Tell the broker that these trials' training raised the exception that is being handled."""
         error = traceback.format_exc()
-        memory = "out of memory" in error.lower() or "can't allocate memory" in error or "MemoryError" in error
+        memory = (
+            "out of memory" in error.lower() or "can't allocate memory" in error or "MemoryError" in error
+        )
         if self.broker is not None:
             reason = "out_of_memory" if memory else "raised"
             ray.get(self.broker.raised.remote(self.name, trials, error, reason))

@@ -25,7 +25,9 @@ class Stack(nn.Module):
     Its buffers must be constants, equal for all members.
     """
 
-    def __init__(self, template: nn.Module, num_slots: int, *, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self, template: nn.Module, num_slots: int, *, device: torch.device, dtype: torch.dtype
+    ) -> None:
         super().__init__()
         self._template = (template.to(device=device, dtype=dtype),)  # a tuple hides it from nn.Module
         named = list(template.named_parameters())
@@ -78,11 +80,17 @@ class Stack(nn.Module):
         """Make row `slot` the model whose `state_dict` is `state`. Raises ValueError when it does not fit."""
         if set(state) != set(self.names):
             missing, extra = set(self.names) - set(state), set(state) - set(self.names)
-            raise ValueError(f"state_dict does not fit the model: missing {sorted(missing)}, extra {sorted(extra)}")
+            raise ValueError(
+                f"state_dict does not fit the model: missing {sorted(missing)}, extra {sorted(extra)}"
+            )
         row = self.rows[slot]
-        for name, part, shape in zip(self.names, row.split([*self.sizes, self.padding]), self.shapes, strict=False):
+        for name, part, shape in zip(
+            self.names, row.split([*self.sizes, self.padding]), self.shapes, strict=False
+        ):
             if state[name].shape != shape:
-                raise ValueError(f"state_dict: {name} is {tuple(state[name].shape)}, the model has {tuple(shape)}")
+                raise ValueError(
+                    f"state_dict: {name} is {tuple(state[name].shape)}, the model has {tuple(shape)}"
+                )
             part.copy_(state[name].flatten())
 
     @torch.no_grad()
@@ -94,5 +102,6 @@ class Stack(nn.Module):
         """A row f[P] as a `state_dict`; each tensor owns its storage, so that saving one saves no more."""
         parts = row.split([*self.sizes, self.padding])
         return {
-            name: part.clone().view(shape) for name, part, shape in zip(self.names, parts, self.shapes, strict=False)
+            name: part.clone().view(shape)
+            for name, part, shape in zip(self.names, parts, self.shapes, strict=False)
         }

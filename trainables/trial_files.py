@@ -67,7 +67,11 @@ class TrialFiles:
             return
         checkpoint.save(engine.stack.as_state(member.best_row), self.directory / "model.pt")
         self._picture(engine, slot, "reconstructions_best.png", member.best_row)
-        facts = {"epoch": member.best_epoch, engine.objective: engine.sign * member.best_value, **member.best_vectors}
+        facts = {
+            "epoch": member.best_epoch,
+            engine.objective: engine.sign * member.best_value,
+            **member.best_vectors,
+        }
         write_json(self.directory / "facts" / "best.json", facts)
         (self.directory / "last.pt").unlink(missing_ok=True)
         self.log(f"trial {member.job.trial} ends after epoch {member.epoch}, best epoch {member.best_epoch}")
@@ -77,7 +81,9 @@ class TrialFiles:
         epoch = member.epoch if row is None else member.best_epoch
         path = self.directory / "figures" / name
         source = keyed.generator(0, "picture")  # the same examples for every trial, so that pictures compare
-        index = torch.randperm(engine.data.size("train"), generator=source)[:PICTURE_EXAMPLES].to(engine.device)
+        index = torch.randperm(engine.data.size("train"), generator=source)[:PICTURE_EXAMPLES].to(
+            engine.device
+        )
         batch = {key: tensor[index] for key, tensor in engine.splits["train"].items()}
         outputs = engine.predict(slot, batch, row)
         on_cpu = [{key: tensor.cpu() for key, tensor in tensors.items()} for tensors in (batch, outputs)]
@@ -97,7 +103,9 @@ def report_as_dict(report: Report) -> dict[str, Any]:
     }
 
 
-def read_last(directory: Path, *, family: str, static: Mapping[str, Any], version: str) -> dict[str, Any] | None:
+def read_last(
+    directory: Path, *, family: str, static: Mapping[str, Any], version: str
+) -> dict[str, Any] | None:
     """The state in `last.pt`, or None when the trial has none yet.
 
     Raises BadCheckpoint when it is torn, or was written for another family, static setting, format or version.
@@ -114,7 +122,9 @@ def read_last(directory: Path, *, family: str, static: Mapping[str, Any], versio
     }
     for key, value in expected.items():
         if state.get(key) != value:
-            raise BadCheckpoint(f"{path}: written with {key} {state.get(key)!r}, this engine has {key} {value!r}")
+            raise BadCheckpoint(
+                f"{path}: written with {key} {state.get(key)!r}, this engine has {key} {value!r}"
+            )
     return state
 
 

@@ -1,0 +1,291 @@
+"""The commands that search or train: run, resume, validate, train."""
+
+from __future__ import annotations
+
+import os
+import re
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from search.console import say, shown_path
+from search.errors import BadInput, LossSearchError, RunFailed
+from search.session import (
+    Address,
+    Engines,
+    Epochs,
+    Out,
+    QuickTest,
+    RunName,
+    Seed,
+    Session,
+    Set,
+    Slots,
+    SpaceName,
+    Trials,
+    Verbose,
+    Workers,
+    overrides_of,
+    slots_of,
+)
+
+if TYPE_CHECKING:
+    from search.driver import Options
+    from search.preflight import Checked
+    from search.run_directory import RunDirectory
+    from search.space import Space
+
+__all__ = ["resume", "run", "train", "validate"]
+
+RUNS = Path("runs")
+MORE = re.compile(r"\+(\d{1,7})")
+
+
+def run(
+    context: typer.Context,
+    space: SpaceName,
+    trials: Trials = None,
+    epochs: Epochs = None,
+    quick_test: QuickTest = False,
+    engines: Engines = None,
+    workers_per_engine: Workers = 1,
+    slots: Slots = None,
+    address: Address = None,
+    out: Out = RUNS,
+    seed: Seed = None,
+    settings: Set = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be searched and what it costs, then stop.")
+    ] = False,
+    verbose: Verbose = False,
+) -> None:
+    """Search SPACE: train its configurations, many at once, and keep a record of every epoch.
+
+    \b
+    Examples:
+      loss-search run beta_vae --quick-test
+      loss-search run my_space.yaml --trials 64 --set stop.plateau.patience=8
+    """
+    from search.preflight import check_data
+
+    asked = _space(space, overrides_of(settings), quick_test, trials, epochs, seed)
+    options = _options(engines, workers_per_engine, slots, address, verbose)
+    checked = check_data(asked, workers_per_engine)
+    if dry_run:
+        from search.describe import describe
+
+        describe(asked, checked)
+        return
+    from search.run import Run
+
+    directory = Run.create(asked, out)
+    _search(context.obj, directory, asked, options, checked)
+
+
+def resume(
+    context: typer.Context,
+    name: RunName,
+    trials: Annotated[
+        str | None, typer.Option(metavar="+N", help="Try N configurations more than the run was made for.")
+    ] = None,
+    engines: Engines = None,
+    workers_per_engine: Workers = 1,
+    slots: Slots = None,
+    address: Address = None,
+    out: Out = RUNS,
+    verbose: Verbose = False,
+) -> None:
+    """Continue RUN: trials in progress from their last checkpoint, then those that are left.
+
+    \b
+    Examples:
+      loss-search resume beta_vae-20260131-120000
+      loss-search resume runs/beta_vae-20260131-120000 --trials +16
+    """
+    from search.preflight import check_data
+    from search.run import Run
+    from search.run_directory import RunDirectory
+    from search.standing import standing_of
+    from search.summary_lines import next_steps
+
+    more = _more(trials)
+    directory = RunDirectory.open(name, out)
+    asked = Run.stored_space(directory, more)
+    if more and asked.sampler == "grid":
+        raise BadInput("--trials: a grid is searched when its cells are; start a new run with a larger grid")
+    if not more and standing_of(directory, asked).finished:
+        say(f"{shown_path(directory.path)} is finished: there is nothing to continue.")
+        next_steps(_stored_summary(directory, asked), asked, directory)
+        return
+    options = _options(engines, workers_per_engine, slots, address, verbose)
+    checked = check_data(asked, workers_per_engine)
+    if more:
+        with directory.locked():
+            _store_budget(directory, asked)
+    _search(context.obj, directory, asked, options, checked)
+
+
+def validate(
+    space: SpaceName,
+    trials: Trials = None,
+    epochs: Epochs = None,
+    quick_test: QuickTest = False,
+    seed: Seed = None,
+    settings: Set = None,
+) -> None:
+    """Check SPACE and its data; say what would be searched, what it costs, and what to beware of.
+
+    \b
+    Examples:
+      loss-search validate my_space.yaml
+      loss-search validate beta_vae --set static.latent_dim=32
+    """
+    from search.describe import describe
+    from search.preflight import check_data
+
+    asked = _space(space, overrides_of(settings), quick_test, trials, epochs, seed)
+    describe(asked, check_data(asked))
+
+
+def train(
+    context: typer.Context,
+    family: Annotated[str, typer.Argument(metavar="FAMILY", help="As the configuration names it.")],
+    config: Annotated[
+        Path, typer.Option(help="A configuration: a run's report/recommended.yaml or trials/N/config.yaml.")
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Where the model goes.", show_default="models/FAMILY-DATE-TIME"),
+    ] = None,
+    epochs: Epochs = None,
+    seed: Seed = None,
+) -> None:
+    """Train one model of FAMILY with its full budget, and measure it on validation and test data.
+
+    \b
+    Examples:
+      loss-search train beta_vae --config runs/beta_vae-20260131-120000/report/recommended.yaml
+      loss-search train beta_vae --config recommended.yaml --seed 1 --out models/second-seed
+    """
+    from dataclasses import replace
+
+    from search.configuration import known_family, load_configuration
+    from search.training import train as train_one
+
+    for name, value, least in (("--epochs", epochs, 1), ("--seed", seed, 0)):
+        if value is not None and value < least:
+            raise BadInput(f"{name} {value}: must be at least {least}")
+    known_family(family)
+    configuration = load_configuration(config, family)
+    changes = {key: value for key, value in (("epochs", epochs), ("seed", seed)) if value is not None}
+    configuration = replace(configuration, **changes)
+    short = configuration.family.name
+    directory = out or Path("models") / f"{short}-{datetime.now():%Y%m%d-%H%M%S}"
+    context.obj.log = directory / "run.log"
+    train_one(configuration, directory, say)
+
+
+# ---------------------------------------------------------------------- what they share
+
+
+def _space(
+    space: str,
+    overrides: dict[str, str],
+    quick_test: bool,
+    trials: int | None,
+    epochs: int | None,
+    seed: int | None,
+) -> Space:
+    from search.preflight import quick_space
+    from search.space import load_space
+
+    if quick_test:
+        return quick_space(space, overrides, trials, epochs, seed)
+    return load_space(space, overrides=overrides, trials=trials, epochs=epochs, seed=seed)
+
+
+def _options(
+    engines: int | None, workers_per_engine: int, slots: str | None, address: str | None, verbose: bool
+) -> Options:
+    """The options of a search, refused here when this machine has no room: before anything is written."""
+    from search.cluster import plan_engines
+    from search.driver import Options
+
+    options = Options(engines, workers_per_engine, slots_of(slots), address, verbose)
+    plan_engines(options.engines, options.workers_per_engine, options.slots, options.address)
+    return options
+
+
+def _more(trials: str | None) -> int:
+    if trials is None:
+        return 0
+    found = MORE.fullmatch(trials)
+    if found is None or int(found[1]) == 0:
+        raise BadInput(f"--trials {trials}: must be how many more, with a plus sign, as in --trials +16")
+    return int(found[1])
+
+
+def _store_budget(directory: RunDirectory, space: Space) -> None:
+    """Keep a raised number of trials with the run, so that the next `resume` knows of it."""
+    import yaml
+
+    head = "# The space of this run as it was resolved, every default written out.\n"
+    temporary = directory.space.with_name(f".{directory.space.name}.tmp")
+    text = head + yaml.safe_dump(space.resolved(), sort_keys=False, allow_unicode=True)
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, directory.space)
+
+
+def _search(
+    session: Session, directory: RunDirectory, space: Space, options: Options, checked: Checked
+) -> None:
+    """Search with everything that a person sees of it. Ends the program with 3 when it can be continued."""
+    from search import logs
+    from search.describe import warn
+    from search.display import Display
+    from search.driver import search
+    from search.summary_lines import next_steps, print_summary
+
+    session.run, session.log = directory.path, directory.log
+    sizes = ", ".join(f"{size:,} {split}" for split, size in checked.sizes.items())
+    say(f"{space.name}: {space.family_name} on {space.data['source']} ({sizes})")
+    warn(checked)
+    say()
+    with logs.configure(directory.log, options.verbose):
+        try:
+            with Display(directory.path) as display:
+                outcome = search(directory, space, options, display)
+        except LossSearchError:
+            _remember(directory, space, checked)
+            raise
+        summary = _remember(directory, space, checked)
+    print_summary(summary, space, directory)
+    if not outcome.complete:
+        say()
+        say(f"stopped; continue with: loss-search resume {shown_path(directory.path)}")
+        raise typer.Exit(3)
+    if summary["states"].keys() == {"FAIL"}:
+        raise RunFailed(f"every trial failed; the first error: {summary['first_error']}; see {directory.log}")
+    next_steps(summary, space, directory)
+
+
+def _remember(directory: RunDirectory, space: Space, checked: Checked | None) -> dict:
+    """Bring the report files up to date; returns the summary."""
+    from search.record import read_epochs, read_trials
+    from search.summary import last_epochs, summarise, write
+
+    trials = read_trials(directory.path).to_pylist()
+    last = last_epochs(read_epochs(directory.path).to_pylist())
+    summary = summarise(trials, last, space, directory.name, checked.chance if checked else None)
+    write(summary, trials, last, directory)
+    return summary
+
+
+def _stored_summary(directory: RunDirectory, space: Space) -> dict:
+    from search.record import read_epochs, read_trials
+    from search.summary import last_epochs, summarise
+
+    last = last_epochs(read_epochs(directory.path).to_pylist())
+    return summarise(read_trials(directory.path).to_pylist(), last, space, directory.name)

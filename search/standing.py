@@ -1,0 +1,94 @@
+"""How a run stands, read without touching it: any process may ask, whether a search works on it or not."""
+
+from __future__ import annotations
+
+import fcntl
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from search.errors import DamagedRun
+from search.events import read_events
+from search.run_directory import RunDirectory
+from search.space import Space
+
+__all__ = ["Standing", "is_worked_on", "standing_of", "study_trials"]
+
+ENDED = ("COMPLETE", "PRUNED", "FAIL")
+
+
+@dataclass(frozen=True)
+class Standing:
+    """`finished`: all trials have ended and the last search said so. `running`: a search works on it now.
+
+    Neither: it can be resumed. `trials` as the study has them (see `study_trials`), `events` of the log with the
+    `warnings` of reading it.
+    """
+
+    finished: bool
+    running: bool
+    trials: Sequence[Mapping[str, Any]]
+    events: Sequence[Mapping[str, Any]]
+    warnings: Sequence[str]
+
+    @property
+    def word(self) -> str:
+        return "running" if self.running else "finished" if self.finished else "stopped, resumable"
+
+
+def standing_of(directory: RunDirectory, space: Space) -> Standing:
+    """How the run of `space` in `directory` stands. Raises DamagedRun for a journal that cannot be read."""
+    running = is_worked_on(directory.path)
+    events, warnings = read_events(directory.events) if directory.events.exists() else ([], [])
+    trials = study_trials(directory.journal, space)  # after the events: whatever they tell, the study knows
+    if trials and not events:
+        warnings = [f"{directory.events}: there is no event log", *warnings]
+    said = [event["what"] for event in events if event["kind"] == "search"][-1:]
+    wanted = space.num_cells() if space.sampler == "grid" else space.budget.trials
+    all_ended = sum(trial["state"] in ENDED for trial in trials) >= wanted
+    return Standing(said == ["finish"] and all_ended, running, trials, events, warnings)
+
+
+def is_worked_on(path: Path) -> bool:
+    """Whether another process holds the run's lock. Looks for an instant only, and changes nothing."""
+    lock = path / ".lock"
+    if not lock.exists():
+        return False
+    with lock.open("r") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def study_trials(journal: Path, space: Space) -> list[dict[str, Any]]:
+    """{number, state, value, params, user_attrs} of each trial of the study, by number; nothing is repaired.
+
+    `value` is a list for several objectives, None without a value. Raises DamagedRun when the journal cannot be
+    read.
+    """
+    import optuna
+
+    try:
+        storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(journal)))
+        study = optuna.load_study(study_name=space.name, storage=storage)
+    except KeyError:  # no study yet: the search was ended before its first trial
+        return []
+    except (ValueError, TypeError, AttributeError) as error:
+        raise DamagedRun(
+            f"{journal}: is no journal of a study ({error}); restore a copy, or let `loss-search resume` try to repair "
+            "its end"
+        ) from error
+    several = len(space.objectives) > 1
+    return [
+        {
+            "number": trial.number,
+            "state": trial.state.name,
+            "value": (list(trial.values) if several else trial.values[0]) if trial.values else None,
+            "params": trial.params,
+            "user_attrs": trial.user_attrs,
+        }
+        for trial in study.get_trials(deepcopy=False)
+    ]

@@ -1,0 +1,217 @@
+"""What a search has found, for its end: figures, the text that is printed, and three small files.
+
+    summarise()  the rows of trials.parquet and epochs.parquet ──► plain values (`report/summary.json`)
+    lines()      those values ──► what a person reads
+    write()      report/summary.json, report/summary.csv, report/recommended.yaml
+
+Pure but for `write`; the study is not asked. The words fit any family: metrics are called as it calls them.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from search.configuration import load_configuration, write_configuration
+from search.preflight import num_trials
+from search.run_directory import RunDirectory
+from search.space import Space
+
+__all__ = ["collapse_of", "last_epochs", "reason_in_words", "summarise", "write"]
+
+Row = Mapping[str, Any]
+
+ENDED = ("COMPLETE", "PRUNED", "FAIL")
+REASONS = {
+    "completed": "had their whole budget",
+    "plateau": "levelled off",
+    "target_reached": "reached the target",
+    "successive_halving": "pruned, behind the others (successive_halving)",
+    "median": "pruned, below the median",
+    "over_budget": "used up their time",
+    "diverged": "diverged: a loss or gradient was not finite",
+    "out_of_memory": "ran out of memory",
+    "raised": "raised an error",
+    "no_finite_objective": "never had a finite objective",
+}
+CAUTION = (
+    "Each trial ran once, with one seed, and the best of many is partly lucky: before relying on the gain, train both "
+    "again with other seeds and compare their test metrics."
+)
+
+
+def summarise(
+    trials: Sequence[Row], last: Mapping[int, Row], space: Space, run: str, chance: float | None = None
+) -> dict[str, Any]:
+    """Everything that the end of a search says, as plain values.
+
+    Args:
+        trials: rows of trials.parquet. `last`: each trial's last row of epochs.parquet (see `last_epochs`).
+        run: the run's name. chance: `selection_accuracy` of guessing, where it is known.
+
+    Returns:
+        `best` is None when no trial has a value for the objective.
+    """
+    trials = [row for row in trials if row["phase"] == "search"]
+    best = _best(trials, space)
+    presets = [_preset(preset.name, trials, last, space) for preset in space.presets]
+    return {
+        "run": run,
+        "family": space.family_name,
+        "objective": space.objectives[0],
+        "direction": space.directions[0],
+        "chance": chance if space.objectives[0] == "selection_accuracy" else None,
+        "trials": len(trials),
+        "budget": {"trials": num_trials(space), "epochs": space.budget.epochs},
+        "epochs": sum(row["epochs"] or 0 for row in trials),
+        "states": dict(Counter(row["state"] for row in trials)),
+        "reasons": dict(Counter(row["stop_reason"] for row in trials if row["state"] in ENDED).most_common()),
+        "collapsed": dict(Counter(kind for row in last.values() for kind in collapse_of(row))),
+        "first_error": next((row["error"] for row in trials if row["error"]), None),
+        "best": None if best is None else _described(best, last, space),
+        "presets": presets,
+        "gain": _gain(best, presets, space),
+        "caution": CAUTION,
+    }
+
+
+def last_epochs(epochs: Sequence[Row]) -> dict[int, Row]:
+    """Each trial's last row, by its number, of rows of epochs.parquet in any order."""
+    last: dict[int, Row] = {}
+    for row in epochs:
+        if row["phase"] == "search" and row["epoch"] >= last.get(row["trial"], row)["epoch"]:
+            last[row["trial"]] = row
+    return last
+
+
+def collapse_of(row: Row) -> list[str]:
+    """The kinds of collapse that an epoch's row shows; none where they were not judged."""
+    return [
+        name.removeprefix("collapsed.")
+        for name, value in row.items()
+        if name.startswith("collapsed.") and value
+    ]
+
+
+def reason_in_words(reason: str) -> str:
+    """A stop reason as a person says it; the reason itself where there are no words for it."""
+    if reason.startswith("collapse:"):
+        return f"collapsed ({reason.removeprefix('collapse:')})"
+    return REASONS.get(reason, reason)
+
+
+def write(
+    summary: Mapping[str, Any], trials: Sequence[Row], last: Mapping[int, Row], directory: RunDirectory
+) -> None:
+    """Write the report files; there is no recommended.yaml as long as no trial has a value."""
+    directory.report.mkdir(exist_ok=True)
+    _replace(
+        directory.report / "summary.json", json.dumps(_finite(summary), indent=1, allow_nan=False) + "\n"
+    )
+    _replace(directory.report / "summary.csv", _csv(trials, last))
+    best = summary["best"]
+    if best is None:
+        return
+    configuration = load_configuration(directory.trial(best["trial"]) / "config.yaml", summary["family"])
+    comment = (
+        f"Trial {best['trial']} of {summary['run']}: {summary['objective']} {best['value']:.4f} on validation data at "
+        f"epoch {best['epoch']}, state {best['state']}.\n"
+        f"{CAUTION}\n"
+        f"Train it: loss-search train {summary['family']} --config recommended.yaml"
+    )
+    write_configuration(configuration, directory.report / "recommended.yaml", comment)
+
+
+# ---------------------------------------------------------------------- figures
+
+
+def _best(trials: Sequence[Row], space: Space) -> Row | None:
+    """The best COMPLETE trial, or the best of any state while none is; None without any value."""
+    sign = 1.0 if space.directions[0] == "maximize" else -1.0
+    valued = [row for row in trials if row["objective"] is not None and not math.isnan(row["objective"])]
+    complete = [row for row in valued if row["state"] == "COMPLETE"]
+    return max(complete or valued, key=lambda row: sign * row["objective"], default=None)
+
+
+def _described(row: Row, last: Mapping[int, Row], space: Space) -> dict[str, Any]:
+    """One trial: its result, its metrics at the best and at the last epoch, and what was searched in force."""
+    prefixed = {
+        **{f"static.{name}": name for name in space.static},
+        **{f"knob.{name}": name for name in space.knobs},
+    }
+    searched = space.searched()
+    return {
+        "trial": row["trial"],
+        "preset": row["preset"],
+        "seed": row["seed"],
+        "state": row["state"],
+        "reason": row["stop_reason"],
+        "value": row["objective"],
+        "epoch": row["best_epoch"],
+        "epochs": row["epochs"],
+        "at_best": {name: row.get(f"best.val.{name}") for name in space.family.metrics},
+        "at_end": {name: row.get(f"final.val.{name}") for name in space.family.metrics},
+        "collapsed": collapse_of(last.get(row["trial"], {})),
+        "searched": {
+            name: row[column]
+            for column, name in prefixed.items()
+            if name in searched and row.get(column) is not None
+        },
+    }
+
+
+def _preset(name: str, trials: Sequence[Row], last: Mapping[int, Row], space: Space) -> dict[str, Any]:
+    row = next((row for row in trials if row["preset"] == name), None)
+    if row is None or row["state"] == "WAITING":
+        return {"preset": name, "state": "WAITING", "value": None}
+    return _described(row, last, space)
+
+
+def _gain(best: Row | None, presets: Sequence[Mapping[str, Any]], space: Space) -> dict[str, Any] | None:
+    """By how much the best trial beats the best preset, in the objective's own direction; None without both."""
+    sign = 1.0 if space.directions[0] == "maximize" else -1.0
+    valued = [preset for preset in presets if preset["value"] is not None]
+    if best is None or not valued:
+        return None
+    over = max(valued, key=lambda preset: sign * preset["value"])
+    return {
+        "over": over["preset"],
+        "trial": over["trial"],
+        "value": sign * (best["objective"] - over["value"]),
+    }
+
+
+# ---------------------------------------------------------------------- files
+
+
+def _csv(trials: Sequence[Row], last: Mapping[int, Row]) -> str:
+    """One line a trial; empty where there is no value."""
+    columns = [name for name in (trials[0] if trials else {}) if name != "phase"]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([*columns, "collapsed"])
+    for row in trials:
+        writer.writerow([*(row[name] for name in columns), " ".join(collapse_of(last.get(row["trial"], {})))])
+    return text.getvalue()
+
+
+def _finite(value: Any) -> Any:
+    """`value` with null for every number that is not finite: JSON has none."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    return [_finite(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _replace(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)

@@ -1,0 +1,133 @@
+"""The summary of a search as a person reads it at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from search.console import number, print_table, say, shown_path
+from search.run_directory import RunDirectory
+from search.space import Space
+from search.summary import reason_in_words
+
+__all__ = ["next_steps", "print_summary"]
+
+FEWEST_MORE = 8  # trials proposed for going on: below that a sampler has hardly anything to learn from
+
+
+def print_summary(summary: Mapping[str, Any], space: Space, directory: RunDirectory) -> None:
+    """Print it: the best configuration, the presets, how trials ended, where the files are, and what to do next."""
+    say()
+    states = ", ".join(f"{count} {state.lower()}" for state, count in sorted(summary["states"].items()))
+    say(
+        f"{summary['run']}: {summary['trials']} of {summary['budget']['trials']} trials ({states}), {summary['epochs']} epochs"
+    )
+    if summary["best"] is None:
+        say("No trial finished: none has a value for the objective.")
+        if summary["first_error"]:
+            say(f"The first error: {summary['first_error']}")
+    else:
+        _best(summary, space)
+        _presets(summary, space)
+    _ends(summary)
+    say()
+    _files(summary, directory)
+
+
+def _best(summary: Mapping[str, Any], space: Space) -> None:
+    best = summary["best"]
+    name = f" (preset {best['preset']})" if best["preset"] else ""
+    chance = "" if summary["chance"] is None else f" (guessing: {number(summary['chance'])})"
+    say()
+    say(
+        f"Best: trial {best['trial']}{name}, {summary['objective']} {number(best['value'])}{chance} at epoch {best['epoch']}"
+    )
+    if best["state"] != "COMPLETE":
+        say(f"  No trial is complete yet; this one is {best['state'].lower()} after {best['epochs']} epochs.")
+    if best["collapsed"]:
+        say(f"  Beware: at its last epoch it shows collapse ({', '.join(best['collapsed'])}).")
+    for title, values in (("settings", best["searched"]), ("metrics ", _others(best["at_best"], summary))):
+        say(f"  {title}  " + ", ".join(f"{key}={number(value)}" for key, value in values.items()))
+
+
+def _others(metrics: Mapping[str, Any], summary: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: value for name, value in metrics.items() if name != summary["objective"] and value is not None
+    }
+
+
+def _presets(summary: Mapping[str, Any], space: Space) -> None:
+    """What people use today, against the best: the objective and the first other metric that has a better side."""
+    if not summary["presets"]:
+        return
+    directed = [name for name, metric in space.family.metrics.items() if metric.higher_is_better is not None]
+    second = next((name for name in directed if name != summary["objective"]), None)
+    columns = ["preset", "trial", f"best {summary['objective']}", "at epoch", "epochs", "ended"]
+    if second is not None:
+        columns[4:4] = [f"{second} there", "at the end"]
+    say()
+    say("Presets")
+    print_table(columns, [_preset_row(preset, second) for preset in summary["presets"]], right=columns[1:-1])
+    gain = summary["gain"]
+    if gain is None:
+        return
+    if gain["trial"] == summary["best"]["trial"]:
+        say(f"No other trial beat preset {gain['over']}.")
+    elif gain["value"] <= 0:
+        say(f"The best complete trial is {number(-gain['value'])} behind preset {gain['over']}.")
+    else:
+        say(
+            f"Gain of the best trial over the best preset, {gain['over']}: {number(gain['value'])} {summary['objective']}."
+        )
+    say(summary["caution"])
+
+
+def _preset_row(preset: Mapping[str, Any], second: str | None) -> list[str]:
+    if preset["state"] == "WAITING":
+        return [preset["preset"], *[""] * (6 if second else 4), "not tried yet"]
+    ended = preset["state"].lower()
+    if preset["reason"]:
+        ended += f", {preset['reason']}"
+    if preset["collapsed"]:
+        ended += f"; collapsed ({', '.join(preset['collapsed'])})"
+    cells = [preset["preset"], str(preset["trial"]), number(preset["value"]), number(preset["epoch"])]
+    if second is not None:
+        cells += [number(preset["at_best"][second]), number(preset["at_end"][second])]
+    return [*cells, number(preset["epochs"]), ended]
+
+
+def _ends(summary: Mapping[str, Any]) -> None:
+    if not summary["reasons"]:
+        return
+    say()
+    say("How trials ended")
+    for reason, count in summary["reasons"].items():
+        say(f"  {count:>4}  {reason_in_words(reason)}" if reason else f"  {count:>4}  for no recorded reason")
+    if summary["collapsed"]:
+        kinds = ", ".join(f"{count} {kind}" for kind, count in summary["collapsed"].items())
+        say(f"  Showing collapse at their last epoch: {kinds}")
+
+
+def _files(summary: Mapping[str, Any], directory: RunDirectory) -> None:
+    run = shown_path(directory.path)
+    say(f"Files in {run}")
+    say("  trials.parquet, epochs.parquet   every trial, every epoch")
+    say("  report/summary.json, summary.csv")
+    if summary["best"] is not None:
+        say("  report/recommended.yaml          the best configuration")
+        say(f"  trials/{summary['best']['trial']}/                        its model.pt, figures and log")
+
+
+def next_steps(summary: Mapping[str, Any], space: Space, directory: RunDirectory) -> None:
+    """Print the commands that make sense after a search that has all its trials."""
+    run = shown_path(directory.path)
+    say()
+    say("Next")
+    if summary["best"] is not None:
+        say(
+            f"  loss-search train {summary['family']} --config {shown_path(directory.report / 'recommended.yaml')}"
+        )
+        say(f"  loss-search show {run} {summary['best']['trial']}")
+    say(f"  loss-search tensorboard {run}")
+    if space.sampler != "grid":
+        say(f"  loss-search resume {run} --trials +{max(FEWEST_MORE, space.budget.trials // 2)}")
