@@ -71,7 +71,9 @@ class Ledger:
             entry.pending = None
 
     def row_for(self, trial: int) -> dict[str, Any] | None:
-        """The row that waits for this trial's proxy, or None."""
+        """The row that waits for this trial's proxy, or None. Once the search is over: a message that says so."""
+        if self.closed:
+            return {"trial": trial, "closed": True}
         entry = self.entries.get(trial)
         if entry is None or entry.pending is None or entry.delivered:
             return None
@@ -188,11 +190,11 @@ class Ledger:
             if entry is not None and entry.engine == engine and entry.withdrawn:
                 del self.entries[trial]
 
-    def occupancy(self) -> dict[str, int]:
+    def occupancy(self) -> dict[str, Any]:
         """Slots of all attached engines and how many of them train."""
         slots = sum(about.get("slots", 0) for about in self.engines.values())
         busy = sum(entry.engine is not None for entry in self.entries.values())
-        return {"slots": slots, "busy": busy, "queued": len(self.queue), "engines": len(self.engines)}
+        return {"slots": slots, "busy": busy, "queued": len(self.queue), "engines": sorted(self.engines)}
 
 
 class Broker:

@@ -95,7 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _bug(error, session)
         return _full_disk(error, session)
     except Exception as error:
-        # The rim of the program: whatever was not foreseen becomes one line, and its traceback goes to run.log.
+        # The rim of the program: what was not foreseen becomes one line, and its traceback goes to run.log.
         return _bug(error, session)
     return 0
 
@@ -104,15 +104,17 @@ def _tell(error: Exception, message: str, code: int, session: Session) -> int:
     if session.traceback:
         complain("".join(traceback.format_exception(error)).rstrip())
     complain(message)
-    if code == 3 and session.run is not None:
-        complain(f"continue with: loss-search resume {shown_path(session.run)}")
     return code
 
 
 def _full_disk(error: OSError, session: Session) -> int:
     where = error.filename or session.run or "the disk"
     message = f"{where}: no space left ({error.strerror}); free some"
-    return _tell(error, message, 3 if session.run is not None else 1, session)
+    if session.run is None:
+        return _tell(error, message, 1, session)
+    return _tell(
+        error, f"{message}, then continue with: loss-search resume {shown_path(session.run)}", 3, session
+    )
 
 
 def _bug(error: Exception, session: Session) -> int:

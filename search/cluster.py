@@ -140,6 +140,7 @@ def connect(options: RayOptions) -> Iterator[str]:
     plan = options.plan
     scratch = tempfile.mkdtemp(prefix="lsr-")  # short: Ray puts sockets below it, and their paths are limited
     try:
+        # In the main thread: Ray's processes end with the thread that started them.
         context = ray.init(
             address="local",
             num_cpus=plan.engines * plan.workers_per_engine + 1,

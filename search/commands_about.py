@@ -6,15 +6,15 @@ from typing import Annotated, Any
 
 import typer
 
-from search.console import number, print_table, say
+from search.console import print_table, say, short
 
 __all__ = ["doctor", "families", "spaces"]
 
 
 def families(
-    name: Annotated[str | None, typer.Argument(metavar="[FAMILY]", help="For its knobs and metrics.")] = None,
+    name: Annotated[str | None, typer.Argument(metavar="FAMILY", help="For its knobs and metrics.")] = None,
 ) -> None:
-    """List the families that can be searched; with FAMILY, its settings, their ranges, and its metrics.
+    """List the families, or one FAMILY's settings.
 
     \b
     Examples:
@@ -37,7 +37,7 @@ def families(
         ("data settings", family.data_settings),
     ):
         say()
-        rows = [(key, number(one.default), _range(one), one.help) for key, one in settings.items()]
+        rows = [(key, short(one.default), _range(one), one.help) for key, one in settings.items()]
         print_table((title, "default", "allowed", "meaning"), rows)
     say()
     better = {True: "higher", False: "lower", None: ""}
@@ -48,11 +48,11 @@ def families(
 def _range(setting: Any) -> str:
     if hasattr(setting, "options"):
         return ", ".join(map(str, setting.options))
-    return f"{setting.low:g} to {setting.high:g}"
+    return f"{short(setting.low)} to {short(setting.high)}"
 
 
 def spaces() -> None:
-    """List the spaces that come with the package; `run` takes their names.
+    """List the spaces that come with the package.
 
     \b
     Example:
@@ -64,7 +64,9 @@ def spaces() -> None:
 
 
 def doctor() -> None:
-    """Look at this machine: versions, cores, memory, GPUs, space. Exits with 1 when a search cannot run.
+    """Say whether this machine can run a search.
+
+    Looks at versions, cores, memory, GPUs, free space and data. Exits with 1 when a search cannot run.
 
     \b
     Example:
@@ -78,8 +80,6 @@ def doctor() -> None:
     bad = [one for one in found if one.level == "bad"]
     say()
     if bad:
-        say(
-            f"{len(bad)} of {len(found)} will keep a search from running: {', '.join(one.subject for one in bad)}"
-        )
+        say(f"A search cannot run here: see {', '.join(one.subject for one in bad)}.")
         raise typer.Exit(1)
     say("A search can run here.")

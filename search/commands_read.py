@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from search.console import complain, duration, number, print_table, say, shown_path
+from search.console import complain, duration, number, print_table, say, short, shown_path
 from search.errors import BadInput, DamagedRun
 from search.session import Out, RunName
 
@@ -25,11 +25,13 @@ TENSORBOARD_PORTS = range(6006, 6026)
 def show(
     name: RunName,
     trial: Annotated[
-        int | None, typer.Argument(metavar="[TRIAL]", help="A trial's number, for everything about it.")
+        int | None, typer.Argument(metavar="TRIAL", help="A trial's number, for everything about it.")
     ] = None,
     out: Out = RUNS,
 ) -> None:
-    """Show how RUN stands, while it runs or afterwards; with TRIAL, that trial's knobs, curves and files.
+    """Show how RUN stands, or everything about one TRIAL.
+
+    Works while the run is going on. With TRIAL: its knobs, its state and why, its curves as numbers, files.
 
     \b
     Examples:
@@ -54,7 +56,8 @@ def show(
         _show_trial(row, directory, space)
         return
     standing = standing_of(directory, space)
-    say(f"{directory.name}: {standing.word}; {space.family_name}, {space.budget.epochs} epochs a trial")
+    ended = f"{standing.word}, {standing.ended} of {standing.wanted} trials ended"
+    say(f"{directory.name}: {ended}; {space.family_name}, {space.budget.epochs} epochs a trial")
     columns = (
         "trial",
         "preset",
@@ -90,9 +93,8 @@ def _show_trial(row: Mapping[str, Any], directory: Any, space: Any) -> None:
 
     preset = f", preset {row['preset']}" if row["preset"] else ""
     reason = f" ({row['stop_reason']})" if row["stop_reason"] else ""
-    say(
-        f"trial {row['trial']}{preset}: {row['state'].lower()}{reason}, {row['epochs'] or 0} epochs, seed {row['seed']}"
-    )
+    ended = f"{row['state'].lower()}{reason}"
+    say(f"trial {row['trial']}{preset}: {ended}, {row['epochs'] or 0} epochs, seed {row['seed']}")
     if row["objective"] is not None:
         say(f"best {space.objectives[0]} {number(row['objective'])} at epoch {row['best_epoch']}")
     if row["error"]:
@@ -102,7 +104,7 @@ def _show_trial(row: Mapping[str, Any], directory: Any, space: Any) -> None:
     print_table(
         ("setting", "value", ""),
         [
-            (column.partition(".")[2], number(row[column]), _role(column, row[column], space))
+            (column.partition(".")[2], short(row[column]), _role(column, row[column], space))
             for column in settings
         ],
     )
@@ -140,9 +142,10 @@ def _curves(space: Any) -> list[str]:
 
 
 def check(name: RunName, out: Out = RUNS) -> None:
-    """Check that RUN's record is whole: no reported epoch lost or twice, study and files agree, checksums hold.
+    """Check that RUN's record is whole.
 
-    Exits with 0 when it is whole, 3 when it is whole and waits to be resumed, 4 when it is damaged.
+    No reported epoch is lost or there twice, study and files agree, checksums hold. Exits with 0 when it is
+    whole, 3 when it is whole and waits to be resumed, 4 when it is damaged.
 
     \b
     Example:
@@ -168,10 +171,9 @@ def check(name: RunName, out: Out = RUNS) -> None:
         complain(complaint)
     if complaints:
         raise DamagedRun(
-            f"{run}: {len(complaints)} complaint(s). `loss-search resume {run}` restores what the event log holds"
+            f"{run}: {len(complaints)} complaint(s); `loss-search resume {run}` restores what it can"
         )
-    ended = sum(trial["state"] in ("COMPLETE", "PRUNED", "FAIL") for trial in standing.trials)
-    say(f"{run}: whole; {standing.word}, {ended} of {len(standing.trials)} trials ended")
+    say(f"{run}: whole; {standing.word}, {standing.ended} of {standing.wanted} trials ended")
     if waiting:
         say(f"{waiting} reported epoch(s) are in the event log and not yet in Parquet")
     if not standing.finished and not standing.running:
@@ -207,7 +209,7 @@ def export(
     to: Annotated[Path, typer.Option(help="A directory that is made; must not hold anything yet.")],
     out: Out = RUNS,
 ) -> None:
-    """Copy what others need of RUN: CSV of trials and epochs, the best model, its configuration.
+    """Export RUN: tables as CSV, the best model, its settings.
 
     \b
     Example:
@@ -230,7 +232,9 @@ def tensorboard(
     ] = None,
     out: Out = RUNS,
 ) -> None:
-    """Open TensorBoard on RUN's trials, reachable from this machine only. Ctrl-C ends it.
+    """Open TensorBoard on RUN's trials.
+
+    It can be reached from this machine only. Ctrl-C ends it.
 
     \b
     Example:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from datetime import datetime
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from search.console import say, shown_path
-from search.errors import BadInput, LossSearchError, RunFailed
+from search.errors import BadInput, RunFailed
 from search.session import (
     Address,
     Engines,
@@ -61,7 +60,9 @@ def run(
     ] = False,
     verbose: Verbose = False,
 ) -> None:
-    """Search SPACE: train its configurations, many at once, and keep a record of every epoch.
+    """Search SPACE for its best configuration.
+
+    Trains many configurations at once, ends the poor ones early, and keeps a record of every epoch.
 
     \b
     Examples:
@@ -97,7 +98,9 @@ def resume(
     out: Out = RUNS,
     verbose: Verbose = False,
 ) -> None:
-    """Continue RUN: trials in progress from their last checkpoint, then those that are left.
+    """Continue RUN where it stopped.
+
+    Trials in progress go on from their last checkpoint; then come those that are left.
 
     \b
     Examples:
@@ -108,22 +111,27 @@ def resume(
     from search.run import Run
     from search.run_directory import RunDirectory
     from search.standing import standing_of
+    from search.summary import read_rows, summarise, write
     from search.summary_lines import next_steps
 
     more = _more(trials)
     directory = RunDirectory.open(name, out)
-    asked = Run.stored_space(directory, more)
+    asked = Run.stored_space(directory)
     if more and asked.sampler == "grid":
         raise BadInput("--trials: a grid is searched when its cells are; start a new run with a larger grid")
     if not more and standing_of(directory, asked).finished:
         say(f"{shown_path(directory.path)} is finished: there is nothing to continue.")
-        next_steps(_stored_summary(directory, asked), asked, directory)
+        rows = read_rows(directory)
+        summary = summarise(rows, asked, directory.name)
+        if not (directory.report / "summary.json").exists():  # killed between its last trial and its report
+            write(summary, rows, directory)
+        next_steps(summary, asked, directory)
         return
     options = _options(engines, workers_per_engine, slots, address, verbose)
     checked = check_data(asked, workers_per_engine)
     if more:
         with directory.locked():
-            _store_budget(directory, asked)
+            asked = Run.stored_space(directory, more)
     _search(context.obj, directory, asked, options, checked)
 
 
@@ -135,7 +143,9 @@ def validate(
     seed: Seed = None,
     settings: Set = None,
 ) -> None:
-    """Check SPACE and its data; say what would be searched, what it costs, and what to beware of.
+    """Check SPACE and say what it would cost.
+
+    Reads its data too; says what would be searched, in how many epochs, and what to beware of.
 
     \b
     Examples:
@@ -162,7 +172,10 @@ def train(
     epochs: Epochs = None,
     seed: Seed = None,
 ) -> None:
-    """Train one model of FAMILY with its full budget, and measure it on validation and test data.
+    """Train one model of FAMILY, ready to use.
+
+    It gets its full budget and is measured on validation and test data. After Ctrl-C the same command with
+    the same --out continues.
 
     \b
     Examples:
@@ -227,17 +240,6 @@ def _more(trials: str | None) -> int:
     return int(found[1])
 
 
-def _store_budget(directory: RunDirectory, space: Space) -> None:
-    """Keep a raised number of trials with the run, so that the next `resume` knows of it."""
-    import yaml
-
-    head = "# The space of this run as it was resolved, every default written out.\n"
-    temporary = directory.space.with_name(f".{directory.space.name}.tmp")
-    text = head + yaml.safe_dump(space.resolved(), sort_keys=False, allow_unicode=True)
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, directory.space)
-
-
 def _search(
     session: Session, directory: RunDirectory, space: Space, options: Options, checked: Checked
 ) -> None:
@@ -246,6 +248,7 @@ def _search(
     from search.describe import warn
     from search.display import Display
     from search.driver import search
+    from search.summary import read_rows, summarise, write
     from search.summary_lines import next_steps, print_summary
 
     session.run, session.log = directory.path, directory.log
@@ -254,13 +257,11 @@ def _search(
     warn(checked)
     say()
     with logs.configure(directory.log, options.verbose):
-        try:
-            with Display(directory.path) as display:
-                outcome = search(directory, space, options, display)
-        except LossSearchError:
-            _remember(directory, space, checked)
-            raise
-        summary = _remember(directory, space, checked)
+        with Display(directory.path) as display:
+            outcome = search(directory, space, options, display)
+        rows = read_rows(directory)
+        summary = summarise(rows, space, directory.name, checked.chance)
+        write(summary, rows, directory)
     print_summary(summary, space, directory)
     if not outcome.complete:
         say()
@@ -269,23 +270,3 @@ def _search(
     if summary["states"].keys() == {"FAIL"}:
         raise RunFailed(f"every trial failed; the first error: {summary['first_error']}; see {directory.log}")
     next_steps(summary, space, directory)
-
-
-def _remember(directory: RunDirectory, space: Space, checked: Checked | None) -> dict:
-    """Bring the report files up to date; returns the summary."""
-    from search.record import read_epochs, read_trials
-    from search.summary import last_epochs, summarise, write
-
-    trials = read_trials(directory.path).to_pylist()
-    last = last_epochs(read_epochs(directory.path).to_pylist())
-    summary = summarise(trials, last, space, directory.name, checked.chance if checked else None)
-    write(summary, trials, last, directory)
-    return summary
-
-
-def _stored_summary(directory: RunDirectory, space: Space) -> dict:
-    from search.record import read_epochs, read_trials
-    from search.summary import last_epochs, summarise
-
-    last = last_epochs(read_epochs(directory.path).to_pylist())
-    return summarise(read_trials(directory.path).to_pylist(), last, space, directory.name)

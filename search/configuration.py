@@ -8,8 +8,8 @@
     static: {latent_dim: 16, ...}
     knobs: {kl.weight: 0.02, ...}
 
-Read as strictly as a space file, every complaint with file:line. What `data`, `static` and `knobs` leave out has
-the family's default; the file may come from anywhere, and nothing in it is executed.
+Read as strictly as a space file, every complaint with file:line. What `data`, `static` and `knobs` leave out
+has the family's default; the file may come from anywhere, and nothing in it is executed.
 """
 
 from __future__ import annotations
@@ -80,8 +80,10 @@ def known_family(name: str) -> Family:
 def load_configuration(path: Path, family_name: str | None = None) -> Configuration:
     """Read a configuration of the family `family_name` (None: of whichever the file names).
 
-    A user's own family is imported only when `family_name` gives it: a file alone makes nothing run. Raises
-    BadInput (BadSpace for the file's lines) when the file is missing, is not such a file, or is of another family.
+    A user's own family is imported only when `family_name` gives it: a file alone makes nothing run.
+
+    Raises:
+        BadInput: the file is missing, is no such file, or is of another family; BadSpace names the line.
     """
     from search.space_lines import BUDGET, SEARCH  # needs torch, through the families' declarations
 

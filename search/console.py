@@ -20,6 +20,7 @@ __all__ = [
     "number",
     "print_table",
     "say",
+    "short",
     "shown_path",
     "table",
     "visible",
@@ -29,7 +30,7 @@ PIPE_COLUMNS = 1000  # where there is no terminal nothing is cut or wrapped
 
 
 def visible(text: object) -> str:
-    """`text` with what would steer a terminal (escape sequences, bells) written as `\\x1b`; line ends stay."""
+    """`text` with what would steer a terminal (escapes, bells) written as in `\\x1b`; line ends stay."""
     return "".join(
         c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in str(text)
     )
@@ -83,14 +84,21 @@ def print_table(columns: Iterable[str], rows: Iterable[Sequence[Any]], right: It
 
 
 def number(value: object) -> str:
-    """A value for people: four significant digits of a float, whole numbers and words as they are."""
+    """A measured value for people: four digits of a float, whole numbers and words as they are."""
     if value is None:
         return "-"
+    if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
+        return str(int(value))
     if isinstance(value, float):
-        if value == int(value) if abs(value) < 1e15 else False:
-            return str(int(value))
-        return f"{value:.4f}" if 0.1 <= abs(value) < 1000 else f"{value:.4g}"
+        return f"{value:.4f}" if 0.001 <= abs(value) < 1000 else f"{value:.4g}"
     return str(value)
+
+
+def short(value: object) -> str:
+    """A setting for people: a number without needless digits, words as they are."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return "-" if value is None else str(value)
+    return f"{int(value):,}" if abs(value) < 1e15 and value == int(value) else f"{value:.4g}"
 
 
 def duration(seconds: float) -> str:

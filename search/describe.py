@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from search.console import number, print_table, say
+from search.console import number, print_table, say, short
 from search.preflight import Checked, cost_of, num_trials
 from search.space import Parameter, Space
 from search.stopping import Group, Rule
@@ -19,15 +19,14 @@ def describe(space: Space, checked: Checked) -> None:
     say("objective   " + ", ".join(f"{direction} {name}" for name, direction in directions))
     sizes = ", ".join(f"{size:,} {split}" for split, size in checked.sizes.items())
     where = f" {space.data['path']}" if space.data["path"] else ""
-    say(
-        f"data        {space.data['source']}{where}: {sizes}; selection_accuracy of guessing {number(checked.chance)}"
-    )
+    guessing = f"selection_accuracy of guessing {number(checked.chance)}"
+    say(f"data        {space.data['source']}{where}: {sizes}; {guessing}")
     say(f"trials      {num_trials(space)}, proposed by {space.sampler}, seed {space.seed}")
     say(f"epochs      {space.budget.epochs} a trial; {_cost(space)}")
     say()
     say("Searched")
     print_table(("parameter", "values", "scale", "only when"), [_row(p) for p in space.searched().values()])
-    fixed = [f"{name}={number(p.value)}" for name, p in space.parameters.items() if not p.searched]
+    fixed = [f"{name}={short(p.value)}" for name, p in space.parameters.items() if not p.searched]
     if fixed:
         say()
         say("Fixed       " + ", ".join(fixed))
@@ -59,7 +58,7 @@ def _cost(space: Space) -> str:
 
 def _row(parameter: Parameter) -> tuple[str, str, str, str]:
     if parameter.kind == "choice":
-        values = ", ".join(map(number, parameter.choices))
+        values = ", ".join(map(short, parameter.choices))
     else:
         values = f"{parameter.low:g} to {parameter.high:g}"
     scale = "" if parameter.kind == "choice" else "log" if parameter.log else "linear"
@@ -72,7 +71,7 @@ def _presets(space: Space) -> None:
         return
     say("Tried first")
     for preset in space.presets:
-        values = ", ".join(f"{name}={number(value)}" for name, value in preset.values.items())
+        values = ", ".join(f"{name}={short(value)}" for name, value in preset.values.items())
         say(f"  {preset.name}: {values or 'every default'}")
     say()
 
@@ -94,7 +93,7 @@ def _spoken(member: Rule | Group) -> str:
         return f"{member.join} of: " + "; ".join(_spoken(inner) for inner in member.members)
     settings = {key: value for key, value in member.settings.items() if key != "maximise"}
     parts = [
-        f"{key} {', '.join(map(str, value)) if isinstance(value, tuple) else number(value)}"
+        f"{key} {', '.join(map(str, value)) if isinstance(value, tuple) else short(value)}"
         for key, value in settings.items()
     ]
     return f"{member.name}: {', '.join(parts)}"

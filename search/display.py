@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from search.console import console, duration, number, shown_path, table, visible
+from search.console import console, duration, number, short, shown_path, table, visible
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -95,7 +95,8 @@ def status_line(snapshot: Snapshot) -> str:
     """Where a search stands, in one line."""
     states = snapshot.states
     parts = [
-        f"{duration(snapshot.elapsed_s)} {_ended(states)} of {snapshot.trials_total} trials ended ({_states(states)})",
+        f"{duration(snapshot.elapsed_s)} {_ended(states)} of {snapshot.trials_total} trials ended",
+        _states(states),
         f"{states['running']} running",
         _rates(snapshot),
         *_left(snapshot),
@@ -181,4 +182,4 @@ def _best(snapshot: Snapshot) -> str:
 
 
 def _knobs(best: Best) -> str:
-    return "  ".join(f"{name}={visible(number(value))}" for name, value in best.params.items())
+    return "  ".join(f"{name}={visible(short(value))}" for name, value in best.params.items())

@@ -37,10 +37,11 @@ def examine() -> Iterator[Finding]:
     """Look at everything, one finding after the other."""
     yield _python()
     yield from map(_package, PACKAGES)
-    yield Finding("ok", "cores", f"{len(os.sched_getaffinity(0))} usable, {os.cpu_count()} in all")
+    yield Finding("ok", "cores", f"{_usable_cores()} usable, {os.cpu_count()} in all")
     yield _memory()
     yield from _gpus()
-    yield _space(Path("/dev/shm"), LEAST_SHM, "Ray's object store lies there; without it Ray is slow")
+    if sys.platform == "linux":
+        yield _space(Path("/dev/shm"), LEAST_SHM, "Ray's object store lies there; without it Ray is slow")
     yield _space(
         Path(tempfile.gettempdir()), LEAST_TMP, "Ray keeps its logs there; set TMPDIR to a larger place"
     )
@@ -66,8 +67,15 @@ def _package(name: str) -> Finding:
         return Finding("bad", name, f"is not installed; run: pip install {name}")
 
 
+def _usable_cores() -> int | None:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+
+
 def _memory() -> Finding:
-    """The smaller of what the machine has free and what a container allows."""
+    """The smaller of what the machine has free and what a container allows; without /proc, its total."""
+    if not Path("/proc/meminfo").is_file():
+        total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        return Finding("ok", "memory", f"{total / GIB:.1f} GiB in all")
     lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
     kibibytes = {line.split(":")[0]: int(line.split()[1]) for line in lines}
     free, total = kibibytes["MemAvailable"] * 1024, kibibytes["MemTotal"] * 1024

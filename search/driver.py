@@ -76,7 +76,7 @@ def search(
                 watch(run.snapshot())
                 if run.work_left():
                     with connect(RayOptions(options.address, plan, options.verbose)) as ray_address:
-                        interrupt.install()  # again: Ray puts a handler of its own in place
+                        interrupt.install()  # again: starting Ray puts a handler in place that aborts
                         logger.info("Ray runs at %s; %s", ray_address, plan)
                         _execute(run, plan, interrupt.event, watch)
                 run.phase = "finishing"
@@ -101,11 +101,13 @@ def _execute(
     broker = ray.remote(Broker).options(name=address["name"], max_concurrency=1000, num_cpus=0).remote()
     engines = _Engines(run, plan, address, broker)
     engines.start()
-    clock = _Clock()
+    clock, closing = _Clock(), []
 
     def between() -> None:
         if interrupted.is_set() or engines.all_failed:
             run.interrupted = True
+        if run.interrupted and not closing:
+            closing.append(broker.close.remote())  # now: proxies and engines wait for each other's rows otherwise
         try:
             run.tick()
             if clock.due():
@@ -187,6 +189,7 @@ class _Engines:
 
     def __init__(self, run: Run, plan: EnginePlan, address: dict[str, str], broker: Any) -> None:
         self.run, self.plan, self.address, self.broker = run, plan, address, broker
+        self.ending = False
         self.errors: dict[str, BaseException] = {}
         self.threads: dict[str, threading.Thread] = {}
 
@@ -213,17 +216,18 @@ class _Engines:
         """Close the broker and wait until the engines have saved what they hold."""
         import ray
 
-        deadline = time.monotonic() + SHUTDOWN_S
+        self.ending = True
         try:
             ray.get(self.broker.close.remote())
         except ray.exceptions.RayActorError:
-            deadline = time.monotonic()  # without a broker engines learn of the end only when Ray stops
+            logger.error("the broker is gone; the engines end when they notice it")
+        deadline = time.monotonic() + SHUTDOWN_S
         while any(thread.is_alive() for thread in self.threads.values()) and time.monotonic() < deadline:
             between()
             time.sleep(0.05)
-        for name, thread in self.threads.items():
+        for thread in self.threads.values():
             if thread.is_alive():
-                logger.error("%s did not end within %.0f s", name, SHUTDOWN_S)
+                logger.error("%s did not end within %.0f s", thread.name, SHUTDOWN_S)
 
     def _serve(self, name: str, first: bool) -> None:
         from ray.train import FailureConfig, RunConfig, ScalingConfig
@@ -250,6 +254,8 @@ class _Engines:
                 trainer.fit()
             except Exception as error:
                 # The boundary to Ray Train: whatever ended this engine for good, the others take its trials.
+                if self.ending:
+                    return
                 logger.error("%s ended: %s", name, error)
                 self.errors[name] = error
                 self.broker.detach.remote(name)
@@ -296,7 +302,8 @@ class _Interrupt:
     def install(self) -> None:
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
-                self.before.setdefault(number, signal.signal(number, self._handle))
+                handler = signal.signal(number, self._handle)
+                self.before.setdefault(number, handler)
 
     def _handle(self, number: int, frame: Any) -> None:
         if self.event.is_set():

@@ -14,7 +14,7 @@ from search.errors import BadInput
 from search.record import read_epochs, read_trials
 from search.run_directory import RunDirectory
 from search.space import Space
-from search.summary import last_epochs, summarise
+from search.summary import read_rows, summarise
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -42,7 +42,7 @@ def export_run(directory: RunDirectory, space: Space, to: Path) -> list[str]:
         f"{shown_path(to / 'epochs.csv')}: {epochs.num_rows} epochs",
         f"{shown_path(to / 'space.yaml')}: what was searched",
     ]
-    best = summarise(trials.to_pylist(), last_epochs(epochs.to_pylist()), space, directory.name)["best"]
+    best = summarise(read_rows(directory), space, directory.name)["best"]
     if best is None:
         return [*said, "no trial has a value yet: there is no best model to export"]
     for name in ("config.yaml", "model.pt"):

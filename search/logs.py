@@ -60,7 +60,7 @@ class _RunLog(logging.FileHandler):
         self.setFormatter(layout)
 
     def handleError(self, record: logging.LogRecord) -> None:
-        """A full disk: said once, instead of a traceback a line. What must not be lost is in the event log."""
+        """A full disk: said once, instead of a traceback a line. What must not be lost goes elsewhere."""
         if not self.failed:
             self.failed = True
             print(f"{self.baseFilename}: cannot be written ({sys.exc_info()[1]})", file=sys.stderr)

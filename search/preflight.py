@@ -23,7 +23,7 @@ EPOCH_COUNTS = ("patience", "warmup", "min_epochs")  # settings of stop rules th
 
 @dataclass(frozen=True)
 class Checked:
-    """The data of a space, as found: examples by split, the score of guessing, and what its user should know."""
+    """A space's data as found: examples by split, the score of guessing, what its user should know."""
 
     sizes: Mapping[str, int]
     chance: float
@@ -39,7 +39,10 @@ class Cost:
 
 
 def check_data(space: Space, workers_per_engine: int = 1) -> Checked:
-    """Load the data once. Raises BadData, and BadInput for a batch that the data or the workers cannot fill."""
+    """Load the data once.
+
+    Raises BadData, and BadInput for a batch that the data or the workers cannot fill.
+    """
     family = space.family
     try:
         data = family.load(space.data)
@@ -51,8 +54,8 @@ def check_data(space: Space, workers_per_engine: int = 1) -> Checked:
     train = data.size("train")
     if min(sizes) > train:
         raise BadInput(
-            f"{space.path}: batch_size is {batches.allowed}, but there are {train} training examples; use at most "
-            f"--set static.batch_size={train}"
+            f"{space.path}: batch_size is {batches.allowed}, but there are {train} training examples; use at "
+            f"most --set static.batch_size={train}"
         )
     if max(sizes) > train:
         warnings.append(
@@ -60,8 +63,8 @@ def check_data(space: Space, workers_per_engine: int = 1) -> Checked:
         )
     if workers_per_engine > 1 and any(size % workers_per_engine for size in sizes):
         raise BadInput(
-            f"--workers-per-engine {workers_per_engine}: batch_size is {batches.allowed}, which so many workers "
-            "cannot share evenly"
+            f"--workers-per-engine {workers_per_engine}: batch_size is {batches.allowed}, which so many "
+            "workers cannot share evenly"
         )
     splits = {split: data.size(split) for split in data.splits}
     return Checked(splits, family.chance(data.facts), tuple(warnings))
@@ -123,9 +126,9 @@ def num_trials(space: Space) -> int:
 def cost_of(space: Space) -> Cost:
     """The trial-epochs of a search, before it starts.
 
-    The estimate is for Optuna's successive halving, whose trials arrive one by one: the i-th to reach a rung goes
-    on when it is among the best max(1, i // reduction) there, which without further knowledge has probability
-    max(1, i // reduction) / i. Presets are not pruned. Other stop rules can only lower it.
+    The estimate is for Optuna's successive halving, whose trials arrive one by one: the i-th to reach a rung
+    goes on when it is among the best max(1, i // reduction) there, which without further knowledge has
+    probability max(1, i // reduction) / i. Presets are not pruned. Other stop rules can only lower it.
     """
     trials, epochs = num_trials(space), space.budget.epochs
     most, prune = trials * epochs, space.stop.prune

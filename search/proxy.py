@@ -37,7 +37,7 @@ class Proxy(tune.Trainable):
         row = ray.get(self.broker.take.remote(self.trial, POLL_S))
         while row is None:
             row = ray.get(self.broker.wait.remote(self.trial, POLL_S))
-        done = bool(row.get("done") or "failed" in row)
+        done = bool(row.get("done") or "failed" in row or "closed" in row)
         return {"epoch": row.get("epoch", 0), "report": json.dumps(row), "done": done}
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:

@@ -112,7 +112,7 @@ class Run:
         self.fault: BaseException | None = None  # why the search cannot go on
         self.news: list[str] = []
         self.trials: dict[int, _Trial] = {}
-        self.occupancy: dict[str, Any] = {"slots": 0, "busy": 0, "engines": 0, "fault": None}
+        self.occupancy: dict[str, Any] = {"slots": 0, "busy": 0, "engines": [], "fault": None}
         metadata = {
             "space": json.dumps(space.resolved()),
             "versions": json.dumps(json.loads(directory.environment.read_text())["versions"]),
@@ -226,7 +226,7 @@ class Run:
         trial failed (`failed`: the reason, `error`: the traceback).
         """
         trial = self.trials[message["trial"]]
-        if trial.ended:
+        if trial.ended or "closed" in message:  # closed: the search is being stopped, the trial stays to be continued
             return True
         if message.get("retries", 0) > trial.retries:
             trial.retries = message["retries"]
@@ -557,7 +557,7 @@ class Run:
             trials_per_min=60 * rate,
             slots=self.occupancy["slots"],
             slots_busy=self.occupancy["busy"],
-            engines=self.occupancy["engines"],
+            engines=len(self.occupancy["engines"]),
             left_s=(total - ended) / rate if rate else None,
             best=self.best(),
             running=tuple(

@@ -1,4 +1,4 @@
-"""What the commands share: options that have one meaning everywhere, and what an error message needs to know."""
+"""What the commands share: options with one meaning everywhere, and what an error message needs to know."""
 
 from __future__ import annotations
 

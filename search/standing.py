@@ -10,6 +10,7 @@ from typing import Any
 
 from search.errors import DamagedRun
 from search.events import read_events
+from search.preflight import num_trials
 from search.run_directory import RunDirectory
 from search.space import Space
 
@@ -22,15 +23,21 @@ ENDED = ("COMPLETE", "PRUNED", "FAIL")
 class Standing:
     """`finished`: all trials have ended and the last search said so. `running`: a search works on it now.
 
-    Neither: it can be resumed. `trials` as the study has them (see `study_trials`), `events` of the log with the
-    `warnings` of reading it.
+    Neither: it can be resumed. `wanted`: how many trials there are to be. `trials` as the study has them (see
+    `study_trials`), `events` of the log with the `warnings` of reading it.
     """
 
     finished: bool
     running: bool
+    wanted: int
     trials: Sequence[Mapping[str, Any]]
     events: Sequence[Mapping[str, Any]]
     warnings: Sequence[str]
+
+    @property
+    def ended(self) -> int:
+        """How many trials have ended."""
+        return sum(trial["state"] in ENDED for trial in self.trials)
 
     @property
     def word(self) -> str:
@@ -45,9 +52,9 @@ def standing_of(directory: RunDirectory, space: Space) -> Standing:
     if trials and not events:
         warnings = [f"{directory.events}: there is no event log", *warnings]
     said = [event["what"] for event in events if event["kind"] == "search"][-1:]
-    wanted = space.num_cells() if space.sampler == "grid" else space.budget.trials
-    all_ended = sum(trial["state"] in ENDED for trial in trials) >= wanted
-    return Standing(said == ["finish"] and all_ended, running, trials, events, warnings)
+    wanted = num_trials(space)
+    ended = sum(trial["state"] in ENDED for trial in trials)
+    return Standing(said == ["finish"] and ended >= wanted, running, wanted, trials, events, warnings)
 
 
 def is_worked_on(path: Path) -> bool:
@@ -66,8 +73,8 @@ def is_worked_on(path: Path) -> bool:
 def study_trials(journal: Path, space: Space) -> list[dict[str, Any]]:
     """{number, state, value, params, user_attrs} of each trial of the study, by number; nothing is repaired.
 
-    `value` is a list for several objectives, None without a value. Raises DamagedRun when the journal cannot be
-    read.
+    `value` is a list for several objectives, None without a value. Raises DamagedRun when the journal cannot
+    be read.
     """
     import optuna
 
@@ -78,8 +85,8 @@ def study_trials(journal: Path, space: Space) -> list[dict[str, Any]]:
         return []
     except (ValueError, TypeError, AttributeError) as error:
         raise DamagedRun(
-            f"{journal}: is no journal of a study ({error}); restore a copy, or let `loss-search resume` try to repair "
-            "its end"
+            f"{journal}: is no journal of a study ({error}); restore a copy, or let `loss-search resume` try "
+            "to repair its end"
         ) from error
     several = len(space.objectives) > 1
     return [

@@ -1,10 +1,10 @@
 """What a search has found, for its end: figures, the text that is printed, and three small files.
 
-    summarise()  the rows of trials.parquet and epochs.parquet ──► plain values (`report/summary.json`)
-    lines()      those values ──► what a person reads
+    read_rows()  trials.parquet, epochs.parquet ──► Rows
+    summarise()  Rows ──► plain values; `summary_lines` words them
     write()      report/summary.json, report/summary.csv, report/recommended.yaml
 
-Pure but for `write`; the study is not asked. The words fit any family: metrics are called as it calls them.
+The study is not asked. The words fit any family: metrics are called as it calls them.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from search.configuration import load_configuration, write_configuration
 from search.preflight import num_trials
 from search.run_directory import RunDirectory
 from search.space import Space
 
-__all__ = ["collapse_of", "last_epochs", "reason_in_words", "summarise", "write"]
+__all__ = ["Rows", "collapse_of", "read_rows", "reason_in_words", "summarise", "write"]
 
 Row = Mapping[str, Any]
 
@@ -42,24 +42,41 @@ REASONS = {
     "no_finite_objective": "never had a finite objective",
 }
 CAUTION = (
-    "Each trial ran once, with one seed, and the best of many is partly lucky: before relying on the gain, train both "
-    "again with other seeds and compare their test metrics."
+    "Each trial ran once, with one seed, and the best of many is partly lucky: before relying on the gain, "
+    "train both again with other seeds and compare their test metrics."
 )
 
 
-def summarise(
-    trials: Sequence[Row], last: Mapping[int, Row], space: Space, run: str, chance: float | None = None
-) -> dict[str, Any]:
+class Rows(NamedTuple):
+    """`trials`: the rows of trials.parquet. `last`: each trial's last row of epochs.parquet, by number."""
+
+    trials: Sequence[Row]
+    last: Mapping[int, Row]
+
+
+def read_rows(directory: RunDirectory) -> Rows:
+    """The search's rows of a run, whether it is finished or not."""
+    from search.record import read_epochs, read_trials
+
+    trials = [row for row in read_trials(directory.path).to_pylist() if row["phase"] == "search"]
+    last: dict[int, Row] = {}
+    for row in read_epochs(directory.path).to_pylist():  # sorted by epoch
+        if row["phase"] == "search":
+            last[row["trial"]] = row
+    return Rows(trials, last)
+
+
+def summarise(rows: Rows, space: Space, run: str, chance: float | None = None) -> dict[str, Any]:
     """Everything that the end of a search says, as plain values.
 
     Args:
-        trials: rows of trials.parquet. `last`: each trial's last row of epochs.parquet (see `last_epochs`).
-        run: the run's name. chance: `selection_accuracy` of guessing, where it is known.
+        run: the run's name.
+        chance: `selection_accuracy` of guessing, where it is known.
 
     Returns:
         `best` is None when no trial has a value for the objective.
     """
-    trials = [row for row in trials if row["phase"] == "search"]
+    trials, last = rows
     best = _best(trials, space)
     presets = [_preset(preset.name, trials, last, space) for preset in space.presets]
     return {
@@ -82,15 +99,6 @@ def summarise(
     }
 
 
-def last_epochs(epochs: Sequence[Row]) -> dict[int, Row]:
-    """Each trial's last row, by its number, of rows of epochs.parquet in any order."""
-    last: dict[int, Row] = {}
-    for row in epochs:
-        if row["phase"] == "search" and row["epoch"] >= last.get(row["trial"], row)["epoch"]:
-            last[row["trial"]] = row
-    return last
-
-
 def collapse_of(row: Row) -> list[str]:
     """The kinds of collapse that an epoch's row shows; none where they were not judged."""
     return [
@@ -107,22 +115,20 @@ def reason_in_words(reason: str) -> str:
     return REASONS.get(reason, reason)
 
 
-def write(
-    summary: Mapping[str, Any], trials: Sequence[Row], last: Mapping[int, Row], directory: RunDirectory
-) -> None:
+def write(summary: Mapping[str, Any], rows: Rows, directory: RunDirectory) -> None:
     """Write the report files; there is no recommended.yaml as long as no trial has a value."""
     directory.report.mkdir(exist_ok=True)
     _replace(
         directory.report / "summary.json", json.dumps(_finite(summary), indent=1, allow_nan=False) + "\n"
     )
-    _replace(directory.report / "summary.csv", _csv(trials, last))
+    _replace(directory.report / "summary.csv", _csv(rows))
     best = summary["best"]
     if best is None:
         return
     configuration = load_configuration(directory.trial(best["trial"]) / "config.yaml", summary["family"])
     comment = (
-        f"Trial {best['trial']} of {summary['run']}: {summary['objective']} {best['value']:.4f} on validation data at "
-        f"epoch {best['epoch']}, state {best['state']}.\n"
+        f"Trial {best['trial']} of {summary['run']}, {best['state']}: {summary['objective']} "
+        f"{best['value']:.4f} on validation data at epoch {best['epoch']}.\n"
         f"{CAUTION}\n"
         f"Train it: loss-search train {summary['family']} --config recommended.yaml"
     )
@@ -141,7 +147,7 @@ def _best(trials: Sequence[Row], space: Space) -> Row | None:
 
 
 def _described(row: Row, last: Mapping[int, Row], space: Space) -> dict[str, Any]:
-    """One trial: its result, its metrics at the best and at the last epoch, and what was searched in force."""
+    """One trial: its result, its metrics at the best and the last epoch, and what was searched in force."""
     prefixed = {
         **{f"static.{name}": name for name in space.static},
         **{f"knob.{name}": name for name in space.knobs},
@@ -175,7 +181,7 @@ def _preset(name: str, trials: Sequence[Row], last: Mapping[int, Row], space: Sp
 
 
 def _gain(best: Row | None, presets: Sequence[Mapping[str, Any]], space: Space) -> dict[str, Any] | None:
-    """By how much the best trial beats the best preset, in the objective's own direction; None without both."""
+    """By how much the best trial beats the best preset (positive: it does); None without both."""
     sign = 1.0 if space.directions[0] == "maximize" else -1.0
     valued = [preset for preset in presets if preset["value"] is not None]
     if best is None or not valued:
@@ -191,8 +197,9 @@ def _gain(best: Row | None, presets: Sequence[Mapping[str, Any]], space: Space) 
 # ---------------------------------------------------------------------- files
 
 
-def _csv(trials: Sequence[Row], last: Mapping[int, Row]) -> str:
+def _csv(rows: Rows) -> str:
     """One line a trial; empty where there is no value."""
+    trials, last = rows
     columns = [name for name in (trials[0] if trials else {}) if name != "phase"]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")

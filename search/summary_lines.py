@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from search.console import number, print_table, say, shown_path
+from search.console import number, print_table, say, short, shown_path
 from search.run_directory import RunDirectory
 from search.space import Space
 from search.summary import reason_in_words
@@ -16,12 +16,11 @@ FEWEST_MORE = 8  # trials proposed for going on: below that a sampler has hardly
 
 
 def print_summary(summary: Mapping[str, Any], space: Space, directory: RunDirectory) -> None:
-    """Print it: the best configuration, the presets, how trials ended, where the files are, and what to do next."""
+    """Print it: the best configuration, the presets, how trials ended, and where the files are."""
     say()
     states = ", ".join(f"{count} {state.lower()}" for state, count in sorted(summary["states"].items()))
-    say(
-        f"{summary['run']}: {summary['trials']} of {summary['budget']['trials']} trials ({states}), {summary['epochs']} epochs"
-    )
+    trials = f"{summary['trials']} of {summary['budget']['trials']} trials ({states})"
+    say(f"{summary['run']}: {trials}, {summary['epochs']} epochs")
     if summary["best"] is None:
         say("No trial finished: none has a value for the objective.")
         if summary["first_error"]:
@@ -39,15 +38,18 @@ def _best(summary: Mapping[str, Any], space: Space) -> None:
     name = f" (preset {best['preset']})" if best["preset"] else ""
     chance = "" if summary["chance"] is None else f" (guessing: {number(summary['chance'])})"
     say()
-    say(
-        f"Best: trial {best['trial']}{name}, {summary['objective']} {number(best['value'])}{chance} at epoch {best['epoch']}"
-    )
+    value = f"{summary['objective']} {number(best['value'])}{chance}"
+    say(f"Best: trial {best['trial']}{name}, {value} at epoch {best['epoch']}")
     if best["state"] != "COMPLETE":
         say(f"  No trial is complete yet; this one is {best['state'].lower()} after {best['epochs']} epochs.")
     if best["collapsed"]:
         say(f"  Beware: at its last epoch it shows collapse ({', '.join(best['collapsed'])}).")
-    for title, values in (("settings", best["searched"]), ("metrics ", _others(best["at_best"], summary))):
-        say(f"  {title}  " + ", ".join(f"{key}={number(value)}" for key, value in values.items()))
+    settings = ", ".join(f"{name}={short(value)}" for name, value in best["searched"].items())
+    metrics = ", ".join(
+        f"{name}={number(value)}" for name, value in _others(best["at_best"], summary).items()
+    )
+    say(f"  settings  {settings}")
+    say(f"  metrics   {metrics}")
 
 
 def _others(metrics: Mapping[str, Any], summary: Mapping[str, Any]) -> dict[str, Any]:
@@ -57,7 +59,7 @@ def _others(metrics: Mapping[str, Any], summary: Mapping[str, Any]) -> dict[str,
 
 
 def _presets(summary: Mapping[str, Any], space: Space) -> None:
-    """What people use today, against the best: the objective and the first other metric that has a better side."""
+    """What people use today, against the best, by the objective and the first other metric that ranks."""
     if not summary["presets"]:
         return
     directed = [name for name, metric in space.family.metrics.items() if metric.higher_is_better is not None]
@@ -76,9 +78,8 @@ def _presets(summary: Mapping[str, Any], space: Space) -> None:
     elif gain["value"] <= 0:
         say(f"The best complete trial is {number(-gain['value'])} behind preset {gain['over']}.")
     else:
-        say(
-            f"Gain of the best trial over the best preset, {gain['over']}: {number(gain['value'])} {summary['objective']}."
-        )
+        more = f"{number(gain['value'])} {summary['objective']}"
+        say(f"Gain of the best trial over the best preset, {gain['over']}: {more}.")
     say(summary["caution"])
 
 
@@ -124,9 +125,8 @@ def next_steps(summary: Mapping[str, Any], space: Space, directory: RunDirectory
     say()
     say("Next")
     if summary["best"] is not None:
-        say(
-            f"  loss-search train {summary['family']} --config {shown_path(directory.report / 'recommended.yaml')}"
-        )
+        recommended = shown_path(directory.report / "recommended.yaml")
+        say(f"  loss-search train {summary['family']} --config {recommended}")
         say(f"  loss-search show {run} {summary['best']['trial']}")
     say(f"  loss-search tensorboard {run}")
     if space.sampler != "grid":

@@ -4,7 +4,7 @@ What is left behind is a trial's directory with two files more:
 
     model.pt  config.yaml  metrics.json  figures/*.png  facts/best.json  run.log
 
-The numbers are those of the same configuration in a search with one slot: same seed, same thread, same engine.
+The numbers are those that the configuration has in a search with one slot: same seed, thread and engine.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ Say = Callable[[object], None]
 def train(
     configuration: Configuration, directory: Path, say: Say, objective: str = "selection_accuracy"
 ) -> None:
-    """Train `configuration` into `directory`, which is made, or continued when an earlier call was interrupted.
+    """Train `configuration` into `directory`, which is made, or continued after an interrupted call.
 
     Args:
         say: takes the progress, a line at a time.
@@ -67,9 +67,8 @@ def train(
     )
     files = TrialFiles(directory, version())
     sizes = ", ".join(f"{data.size(split):,} {split}" for split in data.splits)
-    say(
-        f"{family.name} ({configuration.source}), {configuration.epochs} epochs, seed {configuration.seed}: {sizes}"
-    )
+    what = f"{configuration.epochs} epochs, seed {configuration.seed}"
+    say(f"{family.name} ({configuration.source}), {what}: {sizes}")
     for warning in data.warnings:
         say(f"warning: {warning}")
     with _spoken(say):
@@ -161,7 +160,7 @@ def _epochs(engine: Engine, files: TrialFiles, say: Say) -> None:
 
 @contextmanager
 def _stop_signal() -> Iterator[threading.Event]:
-    """An event that SIGINT or SIGTERM sets, so that the epoch is finished; the second one acts as it always does."""
+    """An event that SIGINT or SIGTERM sets, so that the epoch is finished; the second one ends it at once."""
     event = threading.Event()
     if threading.current_thread() is not threading.main_thread():
         yield event
@@ -182,8 +181,8 @@ def _stop_signal() -> Iterator[threading.Event]:
 def _require_a_model(member: Member, directory: Path) -> None:
     if member.diverged:
         raise RunFailed(
-            f"{shown_path(directory)}: a loss or gradient was not finite in epoch {member.epoch}; try a lower "
-            "optim.lr or optim.clip, or another --seed"
+            f"{shown_path(directory)}: a loss or gradient was not finite in epoch {member.epoch}; try a "
+            "lower optim.lr or optim.clip, or another --seed"
         )
     if member.best_row is None:
         raise RunFailed(
@@ -238,9 +237,8 @@ def _finish(engine: Engine, configuration: Configuration, directory: Path, say: 
     }
     write_json(directory / "metrics.json", content)
     say("")
-    say(
-        f"best epoch {member.best_epoch} of {member.epoch}; selection_accuracy of guessing {number(content['chance'])}"
-    )
+    guessing = f"selection_accuracy of guessing {number(content['chance'])}"
+    say(f"best epoch {member.best_epoch} of {member.epoch}; {guessing}")
     width = max(map(len, found["val"]))
     say(f"{'':{width}}  {'validation':>10}  {'test':>10}")
     for name, value in found["val"].items():

@@ -73,7 +73,7 @@ class StudyStopper(_NotStored, Stopper):
             self.run.give_up(error)
             self.broker.withdraw.remote(message["trial"], PAUSE)
             return True
-        if ends:
+        if ends and "closed" not in message:
             self.broker.withdraw.remote(message["trial"], FINISH)
         return ends
 

@@ -1,4 +1,4 @@
-"""The tiny family with a term that only some examples take part in, every schedule, and an odd validation split."""
+"""The tiny family with a term for some examples only, more schedules, and an odd validation split."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from trainables.family import Batch, Choice, Data, Number, Term
 
 
 class Choosy(Tiny):
-    """`rare`: the error of examples of class 1 whose first feature is above `rare.floor`; NaN for the others."""
+    """`rare`: the error of class 1 where the first feature is above `rare.floor`; NaN for the others."""
 
     name = "choosy"
     terms = ("reconstruction", "penalty", "rare")

@@ -1,4 +1,4 @@
-"""The tiny family with a knob that breaks one member's loss or gradient at a chosen example of a chosen step."""
+"""The tiny family with a knob that breaks a member's loss or gradient at a chosen example and step."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class _Ticketed(TinyAutoencoder):
 
 
 class Poisoned(Tiny):
-    """The example that draws `poison.ticket` gets a loss of NaN or inf, or a finite loss of infinite slope."""
+    """The example that draws `poison.ticket` gets a loss of NaN or inf, or one of infinite slope."""
 
     name = "poisoned"
     knobs = {
