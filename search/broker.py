@@ -34,6 +34,7 @@ class Entry:
     acknowledged: int = 0  # epochs whose rows were answered; rows up to here are never delivered again
     pending: dict[str, Any] | None = None  # a row without a decision
     delivered: bool = False  # the pending row has been handed to the proxy
+    failed: dict[str, Any] | None = None  # the message that it failed, while a row before it waits
     failures: int = 0  # engines that died or raised while they trained it
     withdrawn: str | None = None  # FINISH or PAUSE once the driver has ended it
     skips: int = 0
@@ -68,7 +69,7 @@ class Ledger:
         entry = self.entries.get(trial)
         if entry is not None and entry.pending is not None and entry.delivered:
             entry.acknowledged = max(entry.acknowledged, entry.pending.get("epoch", 0))
-            entry.pending = None
+            entry.pending, entry.failed, entry.delivered = entry.failed, None, False
 
     def row_for(self, trial: int) -> dict[str, Any] | None:
         """The row that waits for this trial's proxy, or None. Once the search is over: a message that says so."""
@@ -117,13 +118,12 @@ class Ledger:
             entry.failures += 1
             entry.engine = None
             if entry.failures > self.max_failures and alone:
-                entry.pending = {
-                    "trial": trial,
-                    "failed": reason,
-                    "error": error,
-                    "retries": entry.failures - 1,
-                }
-                entry.delivered = False
+                retries = entry.failures - 1
+                failed = {"trial": trial, "failed": reason, "error": error, "retries": retries}
+                if entry.pending is None:
+                    entry.pending, entry.delivered = failed, False
+                else:
+                    entry.failed = failed
                 continue
             # Which member of a stack broke it cannot be told from outside: each is tried alone from now on.
             entry.job = {**entry.job, "resume": True, "alone": True, "retries": entry.failures}

@@ -200,12 +200,13 @@ def _progress(engine: Engine, report: Report, elapsed_s: float) -> str:
 
 @contextmanager
 def _spoken(say: Say) -> Iterator[None]:
-    """Pass on what `TrialFiles` logs: the `[VISUALIZATION] Saved: ...` lines above all."""
+    """Pass on the `[VISUALIZATION] Saved: ...` lines that `TrialFiles` logs."""
     logger = logging.getLogger("loss_search.trial")
 
     class Speaker(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            say(record.getMessage())
+            if record.getMessage().startswith("[VISUALIZATION]"):
+                say(record.getMessage())
 
     speaker, level = Speaker(), logger.level
     logger.addHandler(speaker)

@@ -372,3 +372,18 @@ def test_an_exception_is_counted_against_the_trials_that_the_engine_holds_and_no
         assert (await broker.take(1, 1.0))["failed"] == "out_of_memory"
 
     _run(scene())
+
+
+def test_a_row_that_still_waits_is_delivered_before_the_message_that_its_trial_failed():
+    ledger = Ledger(max_failures=0)
+    ledger.submit({"trial": 1, "static": {}})
+    ledger.attach("a", {"slots": 1})
+    ledger.assign("a", None, 1, 0)
+    ledger.requeue([1], error="", reason="engine_died")  # from now on it is tried alone
+    ledger.assign("a", None, 1, 0)
+    ledger.post("a", [{"trial": 1, "epoch": 1}])
+    ledger.requeue([1], error="gone", reason="engine_died")
+    assert ledger.row_for(1)["epoch"] == 1
+    ledger.acknowledge(1)
+    assert ledger.row_for(1)["failed"] == "engine_died"
+    assert ledger.entries[1].acknowledged == 1

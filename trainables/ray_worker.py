@@ -80,11 +80,14 @@ class _Worker:
         decisions: dict[int, str] = {}
         while True:
             orders = self._broadcast(self._orders(decisions) if self.broker is not None else None)
+            admitted = self._apply(orders)
             if orders["close"]:
                 return self._save_all()
-            self._apply(orders)
             decisions = {}
-            if self.engine is not None and self.engine.occupied:
+            ahead = [state["report"] for job, state in admitted if _is_ahead(job, state)]
+            if ahead:  # decided before anything is trained on: such a row can be its trial's last
+                decisions = self._report_again(ahead)
+            elif self.engine is not None and self.engine.occupied:
                 decisions = self._epoch()
 
     # ------------------------------------------------------------------ what to train
@@ -138,7 +141,8 @@ class _Worker:
             TrialFiles(directory, self.config["version"]).log(f"{error}; starts again from its seed")
             return None
 
-    def _apply(self, orders: dict[str, Any]) -> None:
+    def _apply(self, orders: dict[str, Any]) -> list[tuple[dict[str, Any], dict[str, Any] | None]]:
+        """Evict and admit; returns the jobs that were admitted, with their checkpoints."""
         for trial in orders["evict"]:
             self.engine.evict(self.engine.slot_of(trial))
             for known in (self.files, self.last, self.saved_at, self.retries):
@@ -153,7 +157,7 @@ class _Worker:
                 self._give_back([job["trial"]])
             else:
                 admitted.append((job, state))
-        self._report_again(admitted)
+        return admitted
 
     def _admit(self, job: dict[str, Any], state: dict[str, Any] | None) -> None:
         if self.engine is None or self.engine.static != job["static"]:
@@ -183,21 +187,13 @@ class _Worker:
             maximise=self.config["maximise"],
         )
 
-    def _report_again(self, admitted: list[tuple[dict[str, Any], dict[str, Any] | None]]) -> None:
-        """A checkpoint can be one epoch ahead of what the driver has recorded: its report is handed in again."""
+    def _report_again(self, rows: list[dict[str, Any]]) -> dict[int, str]:
+        """Hand in the reports of checkpoints that are one epoch ahead of what the driver has recorded."""
         if self.broker is None:
-            return
-        rows = [
-            state["report"]
-            for job, state in admitted
-            if state is not None
-            and state["report"] is not None
-            and state["report"]["epoch"] > job["reported"]
-        ]
+            return {}
         for row in rows:
             self.last[row["trial"]] = Report(**row)
-        if rows:
-            self._post([self._with_place(row) for row in rows])
+        return self._post([self._with_place(row) for row in rows])
 
     # ------------------------------------------------------------------ one epoch
 
@@ -258,3 +254,8 @@ class _Worker:
         box = [content]
         dist.broadcast_object_list(box, src=0)
         return box[0]
+
+
+def _is_ahead(job: dict[str, Any], state: dict[str, Any] | None) -> bool:
+    """Whether a checkpoint holds a report that the driver has not recorded."""
+    return state is not None and state["report"] is not None and state["report"]["epoch"] > job["reported"]

@@ -22,7 +22,7 @@ class Stack(nn.Module):
     """`num_slots` copies of `template` on a leading axis.
 
     The template stays off the module registry: its own parameters are placeholders that `functional_call` replaces.
-    Its buffers must be constants, equal for all members.
+    Its buffers must be constants, equal for all members, that no state_dict holds.
     """
 
     def __init__(
@@ -31,6 +31,11 @@ class Stack(nn.Module):
         super().__init__()
         self._template = (template.to(device=device, dtype=dtype),)  # a tuple hides it from nn.Module
         named = list(template.named_parameters())
+        if state := set(template.state_dict()) - {name for name, _ in named}:
+            raise ValueError(
+                f"the model has buffers with a state of their own, {sorted(state)}, which a stack would share between its "
+                "members; make them parameters, or constants with register_buffer(..., persistent=False)"
+            )
         self.names = [name for name, _ in named]
         self.shapes = [parameter.shape for _, parameter in named]
         self.sizes = [parameter.numel() for _, parameter in named]

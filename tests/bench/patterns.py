@@ -1,12 +1,12 @@
 """Three ways to train the same configurations of beta_vae; `overhead.py` starts each in a process of its own.
 
     search   `search.driver.search`: long-lived engines, one a core, one slot each
-    nested   Ray's documented pattern: a Tune function that calls `TorchTrainer.fit` with one worker, one trial a core
+    nested   Ray's documented pattern: a Tune function that calls `TorchTrainer.fit` (one worker), a trial a core
     loop     one plain process a core around `trainables.engine.Engine`, no Ray
 
-All three train with the same engine, K = 1 and one thread; what differs is what starts, feeds and ends it. Each
-writes for every configuration its best validation score, and when the first epoch's row and its end reached the
-process that runs the list.
+All three train with the same engine, K = 1 and one thread; what differs is what starts, feeds and ends it.
+Each writes for every configuration its best validation score and its last validation loss, and when its first
+epoch's row and its end reached the process that runs the list.
 """
 
 from __future__ import annotations
@@ -53,15 +53,17 @@ REGIMES = {
 
 @dataclass
 class Times:
-    """What the process that runs the list sees: Unix times in s, by configuration; best scores."""
+    """What the process that runs the list sees, by configuration: Unix times in s, and results."""
 
     first: dict[int, float] = field(default_factory=dict)
     ended: dict[int, float] = field(default_factory=dict)
     best: dict[int, float] = field(default_factory=dict)
+    loss: dict[int, float] = field(default_factory=dict)
 
-    def row(self, index: int, score: float, now: float) -> None:
+    def row(self, index: int, score: float, loss: float, now: float) -> None:
         self.first.setdefault(index, now)
         self.best[index] = max(score, self.best.get(index, score))
+        self.loss[index] = loss
 
 
 def configurations() -> list[dict[str, Any]]:
@@ -79,7 +81,7 @@ def configurations() -> list[dict[str, Any]]:
 
 
 def space_of(regime: Regime, count: int, directory: Path) -> Any:
-    """A space whose presets are the first `count` configurations, and whose budget is just that, nothing stopped."""
+    """A space whose presets are the first `count` configurations, and whose budget is just those, unstopped."""
     from search.space import load_space
 
     content = {
@@ -126,8 +128,8 @@ def work_of(space: Any) -> list[Work]:
     return found
 
 
-def scores_of(work: Work, engine: Any) -> Iterator[float]:
-    """Train `work` in the only slot of `engine`; its validation score after each epoch."""
+def rows_of(work: Work, engine: Any) -> Iterator[dict[str, float]]:
+    """Train `work` in the only slot of `engine`; validation score and loss after each epoch."""
     from trainables.engine import Job
 
     engine.admit(Job(work.index, TRIAL_SEED, work.epochs, work.knobs), 0)
@@ -135,7 +137,7 @@ def scores_of(work: Work, engine: Any) -> Iterator[float]:
     while not done:
         (report,) = engine.run_epoch()
         done = report.done
-        yield report.row[f"val.{OBJECTIVE}"]
+        yield {"score": report.row[f"val.{OBJECTIVE}"], "loss": report.row["val.loss"]}
     engine.evict(0)
 
 
@@ -172,7 +174,7 @@ def through_search(regime: Regime, count: int, directory: Path) -> Times:
             index[event["trial"]] = int(event["preset"].removeprefix("c"))
         elif event["kind"] == "reported":
             row = event["row"]
-            times.row(index[row["trial"]], row[f"val.{OBJECTIVE}"], event["time"])
+            times.row(index[row["trial"]], row[f"val.{OBJECTIVE}"], row["val.loss"], event["time"])
         elif event["kind"] == "finished":
             times.ended[index[event["trial"]]] = event["time"]
     return times
@@ -184,8 +186,8 @@ def through_search(regime: Regime, count: int, directory: Path) -> Times:
 def through_nested(regime: Regime, count: int, directory: Path) -> Times:
     """A Tune trial a configuration, and in each of them a Ray Train run of its own.
 
-    On the same private Ray, as quiet, as the search has: without dashboard, loggers and metrics, and with the same
-    process groups. None of that costs this pattern time.
+    On a private Ray as the search has it: without dashboard, loggers and metrics, and with its process groups,
+    which open no port. All of that only saves time here.
     """
     from search.cluster import RayOptions, connect, plan_engines
 
@@ -217,8 +219,10 @@ def _watcher() -> Any:
         def __init__(self) -> None:
             self.times = Times()
 
-        def on_trial_result(self, iteration: int, trials: list, trial: Any, result: dict, **info: Any) -> None:
-            self.times.row(trial.config["work"].index, result["score"], time.time())
+        def on_trial_result(
+            self, iteration: int, trials: list, trial: Any, result: dict, **info: Any
+        ) -> None:
+            self.times.row(trial.config["work"].index, result["score"], result["loss"], time.time())
 
         def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
             self.times.ended[trial.config["work"].index] = time.time()
@@ -249,8 +253,8 @@ def _train_driver(config: dict[str, Any]) -> None:
 def _train_worker(config: dict[str, Any]) -> None:
     import ray.train
 
-    for score in scores_of(config["work"], engine_for(config["work"])):
-        ray.train.report({"score": score})
+    for row in rows_of(config["work"], engine_for(config["work"])):
+        ray.train.report(row)
 
 
 # ---------------------------------------------------------------------- loop
@@ -270,9 +274,9 @@ def through_loop(regime: Regime, count: int, directory: Path) -> Times:
     times = Times()
     remaining = {one.index: one.epochs for one in work}
     while any(remaining.values()):
-        index, score = rows.get()
+        index, row = rows.get()
         now = time.time()
-        times.row(index, score, now)
+        times.row(index, row["score"], row["loss"], now)
         remaining[index] -= 1
         if not remaining[index]:
             times.ended[index] = now
@@ -285,8 +289,8 @@ def _loop(tasks: Any, rows: Any) -> None:
     engine = None
     while (work := tasks.get()) is not None:
         engine = engine or engine_for(work)
-        for score in scores_of(work, engine):
-            rows.put((work.index, score))
+        for row in rows_of(work, engine):
+            rows.put((work.index, row))
 
 
 # ---------------------------------------------------------------------- as a process
@@ -307,7 +311,9 @@ def main() -> None:
     parser.add_argument("directory", type=Path)
     parser.add_argument("result", type=Path)
     given = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that every `finally` runs
+    signal.signal(
+        signal.SIGTERM, lambda number, frame: sys.exit(128 + number)
+    )  # so that every `finally` runs
     with tempfile.TemporaryDirectory(dir=given.directory, prefix=f"{given.way}-") as scratch:
         times = WAYS[given.way](REGIMES[given.regime], given.count, Path(scratch))
     given.result.write_text(json.dumps(vars(times)), encoding="utf-8")
