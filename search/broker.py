@@ -1,12 +1,12 @@
 """The actor between trials and slots: who waits, who trains where, and which row still waits for a decision.
 
-`Ledger` is the bookkeeping, without Ray and without waiting; `Broker` wraps it thinly as an async actor. The driver
-submits jobs in the order of the study and ends them; proxies (one a Tune trial) take rows; engines (worker groups)
-ask for jobs and post rows.
+`Ledger` is the bookkeeping, without Ray and without waiting; `Broker` wraps it thinly as an async actor.
+The driver submits jobs in the order of the study and ends them; proxies (one a Tune trial) take rows;
+engines (worker groups) ask for jobs and post rows.
 
     driver:  submit, withdraw                         withdraw: pruned, complete, failed, interrupted
-    proxy:   join ─► take ─► take ─► ...              a `take` says that the row before it was answered "continue"
-    engine:  attach ─► next_jobs ─► post ─► next_jobs ...     `post` returns when every posted row has its decision
+    proxy:   join ─► take ─► take ─► ...              `take` says: the row before was answered "continue"
+    engine:  attach ─► next_jobs ─► post ─► next_jobs ...     `post` returns with the decisions
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from trainables import static_key
 
 __all__ = ["CONTINUE", "FINISH", "PAUSE", "Broker", "Ledger"]
 
-# What an engine does with a trial after its row: train on, leave with its results, or leave to be continued later.
+# What an engine does with a trial after its row: train on, leave with its results, or leave to be continued
+# later.
 CONTINUE, FINISH, PAUSE = "continue", "finish", "pause"
 MAX_SKIPS = 16  # jobs that may overtake one that needs an empty engine before an engine is drained for it
 
@@ -60,7 +61,10 @@ class Ledger:
         self.queue.append(trial)
 
     def join(self, trial: int) -> None:
-        """A proxy starts. When another one died before it, a row that this one did not answer is delivered again."""
+        """A proxy starts.
+
+        When another one died before it, a row that this one did not answer is delivered again.
+        """
         if trial in self.entries:
             self.entries[trial].delivered = False
 
@@ -72,7 +76,10 @@ class Ledger:
             entry.pending, entry.failed, entry.delivered = entry.failed, None, False
 
     def row_for(self, trial: int) -> dict[str, Any] | None:
-        """The row that waits for this trial's proxy, or None. Once the search is over: a message that says so."""
+        """The row that waits for this trial's proxy, or None.
+
+        Once the search is over: a message that says so.
+        """
         if self.closed:
             return {"trial": trial, "closed": True}
         entry = self.entries.get(trial)
@@ -82,7 +89,9 @@ class Ledger:
         return entry.pending
 
     def withdraw(self, trial: int, how: str) -> None:
-        """End a trial (`how`: FINISH or PAUSE): out of the queue, or out of its slot at the engine's next turn."""
+        """End a trial (`how`: FINISH or PAUSE): out of the queue, or out of its slot at the engine's next
+        turn.
+        """
         entry = self.entries.get(trial)
         if entry is None:
             return
@@ -94,7 +103,9 @@ class Ledger:
     # ---- engines
 
     def attach(self, engine: str, about: dict[str, Any]) -> None:
-        """An engine (re)starts: what it held before goes back to the front of the queue, one failure older."""
+        """An engine (re)starts: what it held before goes back to the front of the queue, one failure
+        older.
+        """
         held = [trial for trial, entry in self.entries.items() if entry.engine == engine]
         self.engines[engine] = {**about, "restarts": self.engines.get(engine, {}).get("restarts", -1) + 1}
         self.requeue(held, error="the engine that trained it died", reason="engine_died")
@@ -106,7 +117,9 @@ class Ledger:
         self.requeue(held, error="the engine that trained it is gone", reason="engine_died")
 
     def requeue(self, trials: Sequence[int], *, error: str, reason: str) -> None:
-        """Trials whose engine died or raised: back to the queue, or failed when they have had their retries."""
+        """Trials whose engine died or raised: back to the queue, or failed when they have had their
+        retries.
+        """
         for trial in reversed(trials):
             entry = self.entries.get(trial)
             if entry is None:
@@ -158,12 +171,16 @@ class Ledger:
         return given
 
     def post(self, engine: str, rows: Sequence[dict[str, Any]]) -> None:
-        """Rows of an engine's trials. One that was answered before (the epoch is trained again) needs no answer."""
+        """Rows of an engine's trials.
+
+        One that was answered before (the epoch is trained again) needs no answer.
+        """
         for row in rows:
             entry = self.entries.get(row["trial"])
             if entry is None or entry.withdrawn or entry.engine != engine:
                 continue
-            # A row that waits is not replaced by its like from a restarted engine: it may have been delivered.
+            # A row that waits is not replaced by its like from a restarted engine: it may have been
+            # delivered.
             known = entry.acknowledged if entry.pending is None else entry.pending.get("epoch", 0)
             if row.get("epoch", 0) > known or "failed" in row:
                 entry.pending, entry.delivered = row, False
@@ -255,7 +272,10 @@ class Broker:
     async def next_jobs(
         self, engine: str, current: str | None, free: int, busy: int, timeout_s: float
     ) -> tuple[bool, list[dict[str, Any]]]:
-        """Whether the search is over, and jobs for free slots. Waits only when the engine has nothing to train."""
+        """Whether the search is over, and jobs for free slots.
+
+        Waits only when the engine has nothing to train.
+        """
 
         def found():
             if self.ledger.closed:
@@ -266,7 +286,9 @@ class Broker:
         return await self._until(found, timeout_s) or (False, [])
 
     async def post(self, engine: str, rows: list[dict[str, Any]], timeout_s: float) -> dict[int, str] | None:
-        """Hand in rows; returns the decisions, or None when they did not come in time (ask again: `decisions`)."""
+        """Hand in rows; returns the decisions, or None when they did not come in time (ask again:
+        `decisions`).
+        """
         self.ledger.post(engine, rows)
         await self._notify()
         return await self.decisions(engine, [row["trial"] for row in rows], timeout_s)
@@ -286,7 +308,9 @@ class Broker:
         await self._notify()
 
     async def publish(self, name: str, value: Any) -> None:
-        """Tell every engine and the driver a fact, such as the number of slots that the first engine measured."""
+        """Tell every engine and the driver a fact, such as the number of slots that the first engine
+        measured.
+        """
         self.facts[name] = value
         await self._notify()
 

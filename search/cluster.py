@@ -20,12 +20,13 @@ CPU_SLOTS = 1  # stacks of these models gain nothing on a CPU core (tests/bench/
 LOOPBACK = "127.0.0.1"
 MOST_SLOTS = 8  # proxies wait for at most so many slots an engine while the number is being measured
 
-# Ray reads these when it is imported or started: no telemetry, no colours or progress of its own, short timeouts.
+# Ray reads these when it is imported or started: no telemetry, no colours or progress of its own, short
+# timeouts.
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_DEDUP_LOGS": "1",
-    "RAY_worker_maximum_startup_concurrency": "16",  # with the default of one a core it warns about its own processes
+    "RAY_worker_maximum_startup_concurrency": "16",  # with one a core it warns about its own processes
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_TRAIN_V2_ENABLED": "1",
     "RAY_TRAIN_METRICS_ENABLED": "0",
@@ -82,8 +83,8 @@ def plan_engines(
 ) -> EnginePlan:
     """The engines that this machine (or the cluster at `address`) has room for.
 
-    On CPUs one engine a core, one thread each; on GPUs one engine per `workers_per_engine` GPUs. Raises BadInput
-    when what was asked for does not fit: Ray would wait for it for ever.
+    On CPUs one engine a core, one thread each; on GPUs one engine per `workers_per_engine` GPUs. Raises
+    BadInput when what was asked for does not fit: Ray would wait for it for ever.
     """
     for name, value in (("--engines", engines), ("--workers-per-engine", workers_per_engine)):
         if value is not None and value < 1:
@@ -94,7 +95,7 @@ def plan_engines(
     units, unit = (gpus, "GPU") if gpus else (cores, "core")
     if workers_per_engine > units:
         raise BadInput(
-            f"--workers-per-engine {workers_per_engine}: there are only {units} {unit}s, and each worker needs one; "
+            f"--workers-per-engine {workers_per_engine}: there are {units} {unit}s, one for each worker; "
             f"use at most {units}"
         )
     most = units // workers_per_engine
@@ -127,8 +128,8 @@ def connect(options: RayOptions) -> Iterator[str]:
         "RAY_JOB_CONFIG_JSON_ENV_VAR",
     ):  # of another Ray on this host
         os.environ.pop(variable, None)
-    # On Linux Ray replaces 127.0.0.1 by the host's outward address and listens on every interface; with the switch
-    # that it has for macOS and Windows it stays on loopback.
+    # On Linux Ray replaces 127.0.0.1 by the host's outward address and listens on every interface; with the
+    # switch that it has for macOS and Windows it stays on loopback.
     os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     os.environ["RAY_AUTH_MODE"] = "token"
     os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)

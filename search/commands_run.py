@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from datetime import datetime
 from pathlib import Path
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
 __all__ = ["resume", "run", "train", "validate"]
 
 RUNS = Path("runs")
+logger = logging.getLogger("loss_search.cli")
+
 MORE = re.compile(r"\+(\d{1,7})")
 
 
@@ -257,10 +260,12 @@ def _search(
     warn(checked)
     say()
     with logs.configure(directory.log, options.verbose):
+        for warning in checked.warnings:
+            logger.info("warning: %s", warning)
         with Display(directory.path) as display:
             outcome = search(directory, space, options, display)
         rows = read_rows(directory)
-        summary = summarise(rows, space, directory.name, checked.chance)
+        summary = summarise(rows, space, directory.name, checked.chance, checked.warnings)
         write(summary, rows, directory)
     print_summary(summary, space, directory)
     if not outcome.complete:

@@ -66,7 +66,7 @@ class Display:
             self.live.update(frame(snapshot, tuple(self.news)), refresh=True)
             return
         for line in snapshot.news:
-            self._print(line)
+            self._print(f"{duration(snapshot.elapsed_s)} {line}")
         now = time.monotonic()
         if snapshot.phase != self._phase:
             self._phase, self._line_at = snapshot.phase, now
@@ -92,7 +92,9 @@ class Display:
 
 
 def status_line(snapshot: Snapshot) -> str:
-    """Where a search stands, in one line."""
+    """Where a search stands, in one line; before its first epoch and after its last, what it does."""
+    if snapshot.phase != "searching":
+        return f"{duration(snapshot.elapsed_s)} {PHASES.get(snapshot.phase, snapshot.phase)}"
     states = snapshot.states
     parts = [
         f"{duration(snapshot.elapsed_s)} {_ended(states)} of {snapshot.trials_total} trials ended",
@@ -170,7 +172,7 @@ def _rates(snapshot: Snapshot) -> str:
 
 
 def _left(snapshot: Snapshot) -> list[str]:
-    if snapshot.left_s is None or snapshot.phase != "searching":
+    if snapshot.left_s is None or snapshot.phase != "searching" or not snapshot.running:
         return []
     return [f"about {duration(snapshot.left_s)} left"]
 

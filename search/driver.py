@@ -107,7 +107,9 @@ def _execute(
         if interrupted.is_set() or engines.all_failed:
             run.interrupted = True
         if run.interrupted and not closing:
-            closing.append(broker.close.remote())  # now: proxies and engines wait for each other's rows otherwise
+            closing.append(
+                broker.close.remote()
+            )  # now: proxies and engines wait for each other's rows otherwise
         try:
             run.tick()
             if clock.due():
@@ -124,8 +126,8 @@ def _execute(
         raise run.fault
     if engines.all_failed and run.work_left():
         raise Incomplete(
-            f"every engine failed, the first with: {engines.first_error}; see {run.directory.log}, then continue with: "
-            f"loss-search resume {run.directory.path}"
+            f"every engine failed, the first with: {engines.first_error}; see {run.directory.log}, then "
+            f"continue with: loss-search resume {run.directory.path}"
         )
 
 
@@ -140,8 +142,8 @@ def _look_at(run: Run, broker: Any) -> None:
     except ray.exceptions.RayActorError:
         run.give_up(
             Incomplete(
-                "the broker between trials and engines died; nothing that was reported is lost, continue with: "
-                f"loss-search resume {run.directory.path}"
+                "the broker between trials and engines died; nothing that was reported is lost, continue "
+                f"with: loss-search resume {run.directory.path}"
             )
         )
         return
@@ -322,6 +324,6 @@ class _Interrupt:
 def _storage_message(directory: RunDirectory, error: OSError) -> str:
     free = "; the disk is full, free some space" if error.errno == errno.ENOSPC else ""
     return (
-        f"cannot write the run directory {directory.path}: {error.strerror or error}{free}; nothing that was reported is "
-        f"lost, continue with: loss-search resume {directory.path}"
+        f"cannot write the run directory {directory.path}: {error.strerror or error}{free}; nothing that was "
+        f"reported is lost, continue with: loss-search resume {directory.path}"
     )

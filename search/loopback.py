@@ -1,7 +1,7 @@
 """Process groups on one machine that open no port to others.
 
-Ray Train's own set-up meets the workers through a TCP store that listens on every interface, without a password.
-On one machine a file does, and gloo is told to listen on the loopback interface.
+Ray Train's own set-up meets the workers through a TCP store that listens on every interface, without a
+password. On one machine a file does, and gloo is told to listen on the loopback interface.
 """
 
 from __future__ import annotations

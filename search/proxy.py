@@ -1,8 +1,9 @@
-"""The Tune trainable that stands for a trial: it takes the trial's rows from the broker and hands them to Tune.
+"""The Tune trainable that stands for a trial: it takes the trial's rows from the broker and hands them to
+Tune.
 
-Each `step` returns one epoch's row. That Tune calls `step` again means that it decided to continue; when it stops a
-trial the driver withdraws the job, so a proxy that dies or is reused for another trial leaves no slot behind. No
-torch here: a proxy should be small and start fast.
+Each `step` returns one epoch's row. That Tune calls `step` again means that it decided to continue; when it
+stops a trial the driver withdraws the job, so a proxy that dies or is reused for another trial leaves no
+slot behind. No torch here: a proxy should be small and start fast.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """One run as the driver sees it: every trial's rows come in here, and every decision comes out. No Ray here.
 
-What arrives is made durable before anything acts on it, in this order: event log, study, buffers for Parquet and
-TensorBoard. So whatever the moment at which the process is killed, `resume` finds each row that was answered.
+What arrives is made durable before anything acts on it, in this order: event log, study, buffers for
+Parquet and TensorBoard. So whatever the moment at which the process is killed, `resume` finds each row that
+was answered.
 """
 
 from __future__ import annotations
@@ -154,8 +155,8 @@ class Run:
         about = json.loads(directory.environment.read_text(encoding="utf-8"))
         if about.get("fingerprint") != space.fingerprint():
             raise DamagedRun(
-                f"{directory.space}: was edited since the run began, so its trials belong to another space; restore "
-                "the file, or start a new run with it"
+                f"{directory.space}: was edited since the run began, so its trials belong to another space; "
+                "restore the file, or start a new run with it"
             )
         if extra_trials:
             space = load_space(str(directory.space), trials=space.budget.trials + extra_trials)
@@ -222,11 +223,13 @@ class Run:
     def receive(self, message: Mapping[str, Any]) -> bool:
         """Take one message of an engine about one trial; returns whether the trial ends with it.
 
-        A message is a report (`trainables.trial_files.report_as_dict`, with `engine` and `slot`), or says that the
-        trial failed (`failed`: the reason, `error`: the traceback).
+        A message is a report (`trainables.trial_files.report_as_dict`, with `engine` and `slot`), or says
+        that the trial failed (`failed`: the reason, `error`: the traceback).
         """
         trial = self.trials[message["trial"]]
-        if trial.ended or "closed" in message:  # closed: the search is being stopped, the trial stays to be continued
+        if (
+            trial.ended or "closed" in message
+        ):  # closed: the search is being stopped, the trial stays to be continued
             return True
         if message.get("retries", 0) > trial.retries:
             trial.retries = message["retries"]
@@ -482,7 +485,8 @@ class Run:
     # ------------------------------------------------------------------ resume
 
     def _recall(self, events: list[dict[str, Any]]) -> None:
-        """Rebuild trials from the study and the event log, end those whose last row had already decided it, and
+        """Rebuild trials from the study and the event log, end those whose last row had already decided it,
+        and
         queue the others that were running."""
         rows: dict[int, list[dict[str, Any]]] = {}
         for row in rows_from_events(events):

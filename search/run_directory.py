@@ -60,8 +60,8 @@ class RunDirectory:
         """
         if not RUN_NAME.fullmatch(name):
             raise BadInput(
-                f"run name {name[:120]!r}: allowed are 1 to 100 letters, digits, '_', '-' and '.', beginning with a "
-                "letter, a digit or '_'; give the space another `name:`"
+                f"run name {name[:120]!r}: allowed are 1 to 100 letters, digits, '_', '-' and '.', the first "
+                "a letter, a digit or '_'; give the space another `name:`"
             )
         out = out.expanduser().resolve()  # engines have working directories of their own
         stamp = f"{datetime.now():%Y%m%d-%H%M%S}"
@@ -84,7 +84,8 @@ class RunDirectory:
     def open(cls, run: str, out: Path) -> RunDirectory:
         """An existing run by its path, or by its name below `out`.
 
-        Raises BadInput when there is none, and DamagedRun when it lacks the files of a run or is of a newer version.
+        Raises BadInput when there is none, and DamagedRun when it lacks the files of a run or is of a newer
+        version.
         """
         candidates = [Path(run).expanduser(), out / run] if "/" not in run else [Path(run).expanduser()]
         path = next((candidate for candidate in candidates if candidate.is_dir()), None)
@@ -112,14 +113,17 @@ class RunDirectory:
             raise DamagedRun(f"{directory.environment}: has no `format`; is this a run of loss-search?")
         if written["format"] > FORMAT:
             raise DamagedRun(
-                f"{path}: was written by loss-search {written.get('versions', {}).get('loss-search')} in format "
-                f"{written['format']}; this is {version()}, which reads up to {FORMAT}: upgrade loss-search"
+                f"{path}: was written by loss-search {written.get('versions', {}).get('loss-search')} in "
+                f"format {written['format']}; this is {version()}, which reads up to {FORMAT}: upgrade it"
             )
         return directory
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the run for one driver. The lock ends with the process, however that ends. Raises BadInput if held."""
+        """Hold the run for one driver.
+
+        The lock ends with the process, however that ends. Raises BadInput if held.
+        """
         lock = self.path / ".lock"
         with lock.open("a+") as file:
             try:
@@ -128,13 +132,14 @@ class RunDirectory:
                 file.seek(0)
                 holder = file.read(20).strip() or "unknown"
                 raise BadInput(
-                    f"{self.path}: another loss-search (process {holder}) works on this run; wait for it, or stop it "
-                    f"with: kill -INT {holder}"
+                    f"{self.path}: another loss-search (process {holder}) works on this run; wait for it, "
+                    f"or stop it with: kill -INT {holder}"
                 ) from None
             file.truncate(0)
             file.write(f"{os.getpid()}\n")
             file.flush()
-            # The study's own lock is a link that a killed process leaves behind; nobody else appends while we hold ours.
+            # The study's own lock is a link that a killed process leaves behind; nobody else appends while
+            # we hold ours.
             (self.path / f"{self.journal.name}.lock").unlink(missing_ok=True)
             yield
 

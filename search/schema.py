@@ -68,7 +68,12 @@ TRIAL_COLUMNS = (
     Column("trial", pa.int32(), "", "the trial's number in the Optuna study"),
     Column("phase", pa.string(), "", "`search` or `confirm`"),
     Column("state", pa.string(), "", "one of " + ", ".join(STATES)),
-    Column("stop_reason", pa.string(), "", "why it ended: `completed` (its whole budget), the rule that stopped it, or the fault; null before"),
+    Column(
+        "stop_reason",
+        pa.string(),
+        "",
+        "why it ended: `completed` (its whole budget), the rule that stopped it, or the fault; null before",
+    ),
     Column("preset", pa.string(), "", "name under `start_from`; null for a sampled configuration"),
     Column("seed", pa.int64(), "", "the trial's seed"),
     Column("objective", FLOAT, "as the metric", "the (first) objective's value at the best epoch"),

@@ -1,8 +1,8 @@
 """The study: Optuna decides what to try and keeps every trial's parameters, values, state and reason.
 
-The journal file is the truth of a run. One driver writes it, others (optuna-dashboard, `report`) may read it at any
-time. A journal that a crash left with a torn last line is repaired before the first append, since Optuna's next
-append would make such a file unreadable for good.
+The journal file is the truth of a run. One driver writes it, others (optuna-dashboard, `report`) may read
+it at any time. A journal that a crash left with a torn last line is repaired before the first append, since
+Optuna's next append would make such a file unreadable for good.
 """
 
 from __future__ import annotations
@@ -128,17 +128,24 @@ class Study:
     # ------------------------------------------------------------------ tell
 
     def report(self, number: int, epoch: int, value: float) -> None:
-        """Store the objective after `epoch`. Does nothing for several objectives, which Optuna does not prune."""
+        """Store the objective after `epoch`.
+
+        Does nothing for several objectives, which Optuna does not prune.
+        """
         if len(self.space.objectives) == 1 and math.isfinite(value):
             with warnings.catch_warnings():
-                # A row whose report was acknowledged just before a crash is reported again: the first one stands.
+                # A row whose report was acknowledged just before a crash is reported again: the first one
+                # stands.
                 warnings.filterwarnings(
                     "ignore", message="The reported value is ignored", category=UserWarning
                 )
                 self.live[number].report(value, epoch)
 
     def should_prune(self, number: int) -> bool:
-        """Whether the pruner would stop this trial now. Presets run to their end: the search has to beat them."""
+        """Whether the pruner would stop this trial now.
+
+        Presets run to their end: the search has to beat them.
+        """
         if len(self.space.objectives) > 1 or self.live[number].user_attrs.get("preset"):
             return False
         return self.live[number].should_prune()

@@ -66,12 +66,15 @@ def read_rows(directory: RunDirectory) -> Rows:
     return Rows(trials, last)
 
 
-def summarise(rows: Rows, space: Space, run: str, chance: float | None = None) -> dict[str, Any]:
+def summarise(
+    rows: Rows, space: Space, run: str, chance: float | None = None, warnings: Sequence[str] = ()
+) -> dict[str, Any]:
     """Everything that the end of a search says, as plain values.
 
     Args:
         run: the run's name.
         chance: `selection_accuracy` of guessing, where it is known.
+        warnings: what was said about data and space before the search.
 
     Returns:
         `best` is None when no trial has a value for the objective.
@@ -96,6 +99,7 @@ def summarise(rows: Rows, space: Space, run: str, chance: float | None = None) -
         "presets": presets,
         "gain": _gain(best, presets, space),
         "caution": CAUTION,
+        "warnings": list(warnings),
     }
 
 

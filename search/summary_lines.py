@@ -80,7 +80,7 @@ def _presets(summary: Mapping[str, Any], space: Space) -> None:
     else:
         more = f"{number(gain['value'])} {summary['objective']}"
         say(f"Gain of the best trial over the best preset, {gain['over']}: {more}.")
-    say(summary["caution"])
+        say(summary["caution"])
 
 
 def _preset_row(preset: Mapping[str, Any], second: str | None) -> list[str]:

@@ -1,7 +1,7 @@
 """What Ray Tune needs to execute the study's trials: where they come from, when they end, what runs between.
 
-Tune's own state (its experiment directory, its snapshots) is never read back: a resumed search is a new Tune run
-over the same study.
+Tune's own state (its experiment directory, its snapshots) is never read back: a resumed search is a new
+Tune run over the same study.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ class StudySearcher(_NotStored, Searcher):
         if asked is None:
             return Searcher.FINISHED
         self.numbers[trial_id] = asked.number
-        # Submitted here and not by the proxy, which takes its time to start: the order is the study's, and a slot
-        # is refilled at once.
+        # Submitted here and not by the proxy, which takes its time to start: the order is the study's, and
+        # a slot is refilled at once.
         self.broker.submit.remote(self.run.job(asked))
         return {"broker": self.broker_address, "trial": asked.number}
 
@@ -69,7 +69,8 @@ class StudyStopper(_NotStored, Stopper):
         try:
             ends = self.run.receive(message)
         except Exception as error:
-            # Tune would turn it into an error of its own and go on; the driver raises it when Tune has stopped.
+            # Tune would turn it into an error of its own and go on; the driver raises it when Tune has
+            # stopped.
             self.run.give_up(error)
             self.broker.withdraw.remote(message["trial"], PAUSE)
             return True

@@ -179,7 +179,9 @@ class LedgerMachine(RuleBasedStateMachine):
             if trial not in self.ended and not proxy.failed:
                 entry = self.ledger.entries[trial]
                 assert places == ([entry.engine] if entry.engine else [])
-                assert places or trial in queue or "failed" in (entry.failed or entry.pending), "no trial is lost"
+                assert places or trial in queue or "failed" in (entry.failed or entry.pending), (
+                    "no trial is lost"
+                )
 
     @invariant()
     def acknowledged_epochs_never_go_back(self) -> None:

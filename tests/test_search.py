@@ -27,6 +27,8 @@ from searches import (
 
 pytestmark = pytest.mark.slow
 
+LARGER = {"source": "synthetic", "size": 4096}  # epochs long enough to be interrupted
+
 
 def study_of(run_dir: Path) -> optuna.Study:
     backend = optuna.storages.journal.JournalFileBackend(str(run_dir / "study.journal"))
@@ -104,7 +106,9 @@ def test_with_one_engine_and_one_slot_a_seed_repeats_a_search_exactly(tmp_path):
         space = write_space(tmp_path / name, budget={"trials": 14, "epochs": 3})
         run("run", space, "--engines", 1, "--slots", 1, "--seed", 5, cwd=tmp_path / name)
         table = pq.read_table(only_run(tmp_path / name) / "trials.parquet")
-        wanted = [c for c in table.column_names if c.startswith(("knob.", "objective", "final.", "state", "epochs"))]
+        wanted = [
+            c for c in table.column_names if c.startswith(("knob.", "objective", "final.", "state", "epochs"))
+        ]
         columns.append(table.select(wanted).to_pylist())
     assert columns[0] == columns[1]
 
@@ -117,7 +121,9 @@ def test_two_workers_of_an_engine_give_what_one_gives_and_slots_are_refilled(tmp
         "stack": ["--slots", 3],
     }.items():
         (tmp_path / name).mkdir()
-        space = write_space(tmp_path / name, search={"sampler": "random", "seed": 3}, budget={"trials": 8, "epochs": 4})
+        space = write_space(
+            tmp_path / name, search={"sampler": "random", "seed": 3}, budget={"trials": 8, "epochs": 4}
+        )
         run("run", space, *options, cwd=tmp_path / name)
         run_dir = only_run(tmp_path / name)
         whole(run_dir, 8)
@@ -131,7 +137,7 @@ def test_two_workers_of_an_engine_give_what_one_gives_and_slots_are_refilled(tmp
 
 @pytest.mark.parametrize("attempt", range(2))
 def test_a_killed_driver_loses_nothing_and_resume_finishes_the_search(tmp_path, attempt):
-    space = write_space(tmp_path, budget={"trials": 6, "epochs": 12}, data={"source": "synthetic", "size": 4096})
+    space = write_space(tmp_path, budget={"trials": 6, "epochs": 12}, data=LARGER)
     process = start("run", space, cwd=tmp_path)
     run_dir = wait_for_rows(tmp_path, random.randint(3, 40))
     below = list(processes_below(process.pid))
@@ -151,7 +157,7 @@ def test_a_killed_driver_loses_nothing_and_resume_finishes_the_search(tmp_path, 
 
 
 def test_an_interrupt_ends_cleanly_names_the_resume_command_and_resume_goes_on(tmp_path):
-    space = write_space(tmp_path, budget={"trials": 5, "epochs": 60}, data={"source": "synthetic", "size": 4096})
+    space = write_space(tmp_path, budget={"trials": 5, "epochs": 60}, data=LARGER)
     process = start("run", space, cwd=tmp_path)
     run_dir = wait_for_rows(tmp_path, 10)
     process.send_signal(signal.SIGINT)
@@ -168,7 +174,7 @@ def test_an_interrupt_ends_cleanly_names_the_resume_command_and_resume_goes_on(t
 
 
 def test_a_killed_engine_is_replaced_and_its_trials_go_on(tmp_path):
-    space = write_space(tmp_path, budget={"trials": 4, "epochs": 80}, data={"source": "synthetic", "size": 4096})
+    space = write_space(tmp_path, budget={"trials": 4, "epochs": 80}, data=LARGER)
     process = start("run", space, cwd=tmp_path)
     run_dir = wait_for_rows(tmp_path, 6)
     engines = [pid for pid, title in processes_below(process.pid).items() if "RayTrainWorker" in title]

@@ -20,8 +20,8 @@ FAMILIES = {
 def family_named(name: str) -> Family:
     """The family called `name`: a key of FAMILIES, or `package.module:ATTRIBUTE` for a user's own.
 
-    Raises KeyError for an unknown name, ImportError or AttributeError for a path that leads nowhere, and TypeError
-    when what it leads to is no Family.
+    Raises KeyError for an unknown name, ImportError or AttributeError for a path that leads nowhere, and
+    TypeError when what it leads to is no Family.
     """
     target = name if ":" in name else FAMILIES[name]
     module_name, attribute = target.split(":", 1)

@@ -1,7 +1,7 @@
 """Rows of a stack to disk and back: atomically, and readable by `torch.load(weights_only=True)`.
 
-`last.pt` is a trial's whole state, from which any slot of any engine continues it; `model.pt` is the best model as
-an ordinary `state_dict`.
+`last.pt` is a trial's whole state, from which any slot of any engine continues it; `model.pt` is the best
+model as an ordinary `state_dict`.
 """
 
 from __future__ import annotations
@@ -55,7 +55,10 @@ _UNREADABLE = (
 
 
 def load(path: Path) -> dict[str, Any]:
-    """The content of a checkpoint, on the CPU. Raises BadCheckpoint when it is torn or holds more than weights."""
+    """The content of a checkpoint, on the CPU.
+
+    Raises BadCheckpoint when it is torn or holds more than weights.
+    """
     try:
         with zipfile.ZipFile(
             path

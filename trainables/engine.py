@@ -1,9 +1,9 @@
 """The only training loop: a stack of trials, one epoch at a time, yielding one report a trial.
 
-No Ray here. A caller admits trials to slots, calls `run_epoch`, and evicts those that ended; the Ray Train entry,
-`loss-search train`, the tests and the benchmarks all drive it in that way. With several workers each one runs the
-same engine on its share of every batch; sums over the batch are sums over the workers, so that two workers compute
-what one would.
+No Ray here. A caller admits trials to slots, calls `run_epoch`, and evicts those that ended; the Ray Train
+entry, `loss-search train`, the tests and the benchmarks all drive it in that way. With several workers each
+one runs the same engine on its share of every batch; sums over the batch are sums over the workers, so that
+two workers compute what one would.
 """
 
 from __future__ import annotations
@@ -85,12 +85,11 @@ class Engine:
     """Trains up to `num_slots` trials of one family and one static setting at once.
 
     Args:
-        family, data, static: what is trained, on what, in which shape.
-        num_slots: K, fixed for the engine's life: a trial's arithmetic depends on K, not on how many slots are full.
-        device, dtype: where and in which precision; float64 for tests.
-        workers: the DDP group (`trainables.workers`); alone by default.
-        wrap: puts DDP around the stack; the identity by default.
-        objective, maximise: the validation metric that picks a trial's best epoch.
+        family, data, static: what is trained, on what, in which shape. num_slots: K, fixed for the engine's
+        life: a trial's arithmetic depends on K, not on how many slots are full. device, dtype: where and in
+        which precision; float64 for tests. workers: the DDP group (`trainables.workers`); alone by default.
+        wrap: puts DDP around the stack; the identity by default. objective, maximise: the validation metric
+        that picks a trial's best epoch.
     """
 
     def __init__(
@@ -147,7 +146,9 @@ class Engine:
     # ------------------------------------------------------------------ admit and evict
 
     def admit(self, job: Job, slot: int, state: Mapping[str, Any] | None = None) -> Member:
-        """Put a trial into a free slot: fresh, or from `state` as `member_state` gave it (on every worker alike)."""
+        """Put a trial into a free slot: fresh, or from `state` as `member_state` gave it (on every worker
+        alike).
+        """
         assert self.members[slot] is None, f"slot {slot} is occupied"
         member = Member(job, train_accuracy=self.family.chance(self.data.facts))
         self.optimiser.reset_row(slot)
@@ -217,7 +218,9 @@ class Engine:
     # ------------------------------------------------------------------ one epoch
 
     def run_epoch(self) -> list[Report]:
-        """Train every occupied slot for one of its epochs, evaluate it, and report, in the order of the slots."""
+        """Train every occupied slot for one of its epochs, evaluate it, and report, in the order of the
+        slots.
+        """
         started = time.perf_counter()
         plan = self._plan()
         sums, counts, examined, norms, alive = self._train(plan)
@@ -323,7 +326,10 @@ class Engine:
 
     @staticmethod
     def _weight(term: str, knobs: Mapping[str, Any], progress: Tensor, accuracy: float) -> Tensor:
-        """A term's weight at each step, f64[S], from the knobs `term.weight`, `term.schedule`, ... that it has."""
+        """A term's weight at each step, f64[S], from the knobs `term.weight`, `term.schedule`, ...
+
+        that it has.
+        """
         names = ("weight", "schedule", "start", "ramp", "cycles")
         given = {name: knobs[f"{term}.{name}"] for name in names if f"{term}.{name}" in knobs}
         settings = {"weight": 1.0, "schedule": "constant", **given}
@@ -333,9 +339,9 @@ class Engine:
         """All steps of one epoch.
 
         Returns:
-            means of each term over its active examples and of the weighted loss over steps, [T + 1] of f64[K];
-            numbers of active examples, [T] of i64[K]; what `examine` saw, a dict a step; the mean gradient norm
-            f64[K]; and bool[K], whether every step of a member was finite.
+            means of each term over its active examples and of the weighted loss over steps, [T + 1] of
+            f64[K]; numbers of active examples, [T] of i64[K]; what `examine` saw, a dict a step; the mean
+            gradient norm f64[K]; and bool[K], whether every step of a member was finite.
         """
         full = torch.tensor([m is not None for m in self.members], device=self.device)
         decay, clip = self._per_member("optim.weight_decay", 0.0), self._per_member("optim.clip", math.inf)
@@ -353,7 +359,8 @@ class Engine:
             outputs = self.module(batch, noise, self.knobs)
             means, active = self._term_means(outputs, batch)
             loss = (torch.stack(means, 1) * plan.weights[:, step].to(self.dtype)).sum(1)
-            # The sum, not the mean, over members: each row's gradient is its own. DDP averages over the workers.
+            # The sum, not the mean, over members: each row's gradient is its own. DDP averages over the
+            # workers.
             self.stack.rows.grad = None
             (torch.where(alive, loss, torch.zeros_like(loss)).sum() * self.workers.count).backward()
             finite = self.workers.all_true(torch.isfinite(loss.detach()))
@@ -406,7 +413,9 @@ class Engine:
         batch: Batch,
         knobs: Mapping[str, Tensor],
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """One member's terms as vmap can return them: values of all terms, and `active` of those that have it."""
+        """One member's terms as vmap can return them: values of all terms, and `active` of those that
+        have it.
+        """
         terms = self.family.losses(outputs, means, batch, knobs)
         values = {name: terms[name].values for name in self.family.terms}
         return values, {name: term.active for name, term in terms.items() if term.active is not None}
@@ -426,7 +435,8 @@ class Engine:
         """Every member on a whole split, in evaluation mode.
 
         Returns:
-            by term: its mean over active examples f64[K], and their number f64[K]; and what `examine` saw, [K, N, ...].
+            by term: its mean over active examples f64[K], and their number f64[K]; and what `examine` saw,
+            [K, N, ...].
         """
         self.stack.eval()
         size = self.data.size(split)
@@ -435,7 +445,8 @@ class Engine:
             stop = min(start + EVALUATION_BATCH, size)
             share = math.ceil((stop - start) / self.workers.count)
             first = start + self.workers.rank * share
-            # A worker whose share runs over the end repeats the last example; `gather` below drops the copies.
+            # A worker whose share runs over the end repeats the last example; `gather` below drops the
+            # copies.
             index = torch.arange(first, first + share, device=self.device).clamp(max=stop - 1)
             batch = {name: tensor[index] for name, tensor in self.splits[split].items()}
             outputs = self.stack(batch, {}, self.knobs, same_batch=True)
@@ -460,7 +471,9 @@ class Engine:
 
     @torch.no_grad()
     def predict(self, slot: int, batch: Batch, row: Tensor | None = None) -> dict[str, Tensor]:
-        """One member's outputs in evaluation mode; with `row` f[P], those of that model in the member's place."""
+        """One member's outputs in evaluation mode; with `row` f[P], those of that model in the member's
+        place.
+        """
         self.stack.eval()
         rows = (self.stack.rows[slot] if row is None else row.to(self.device, self.dtype)).unsqueeze(0)
         knobs = {name: value[slot : slot + 1] for name, value in self.knobs.items()}

@@ -6,7 +6,9 @@ __all__ = ["BadCheckpoint", "BadData"]
 
 
 class BadData(ValueError):
-    """A data file or source that cannot be used: names the file, the field, what was found and what is allowed."""
+    """A data file or source that cannot be used: names the file, the field, what was found and what is
+    allowed.
+    """
 
 
 class BadCheckpoint(ValueError):

@@ -1,17 +1,17 @@
 """What a family must provide, so that one engine trains them all.
 
-A family is one model with a loss of several terms. It names its knobs (numbers that vary inside a stack) and its
-static settings (which change code or shapes), builds ONE model, and gives pure functions of one member's tensors.
-It never sees the trial axis: the stack adds it with `vmap`, so everything below that takes a batch must avoid
-`.item()`, branching on tensor values and boolean-mask indexing.
+A family is one model with a loss of several terms. It names its knobs (numbers that vary inside a stack)
+and its static settings (which change code or shapes), builds ONE model, and gives pure functions of one
+member's tensors. It never sees the trial axis: the stack adds it with `vmap`, so everything below that
+takes a batch must avoid `.item()`, branching on tensor values and boolean-mask indexing.
 
 The path of one training step, for one member:
 
     batch, noise ──► model(batch, noise, knobs) ──► outputs ──► losses(outputs, everyone, batch, knobs)
                                                       │                 ▲
-                                                      └─► share ────────┘  (means or rows over all DDP workers)
+                                                      └─► share ────────┘  (means over all DDP workers)
 
-and of one evaluation:  outputs ──► examine(...) per example, collected over the split ──► measure(...) scalars.
+and of one evaluation:  outputs ──► examine(...) per example, over the whole split ──► measure(...) scalars.
 """
 
 from __future__ import annotations
@@ -78,8 +78,9 @@ class Noise(NamedTuple):
 class Term(NamedTuple):
     """One part of a loss, unweighted.
 
-    `values` f[B]; `active` f[B], 1 for the examples that take part and 0 for the others, or None when all do.
-    The engine averages `values` over the active examples of the whole batch (all workers); no active example: 0.
+    `values` f[B]; `active` f[B], 1 for the examples that take part and 0 for the others, or None when all
+    do. The engine averages `values` over the active examples of the whole batch (all workers); no active
+    example: 0.
     """
 
     values: Tensor
@@ -87,7 +88,9 @@ class Term(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """What `Family.measure` finds on one split: `scalars` by metric name, and `vectors` for figures and facts."""
+    """What `Family.measure` finds on one split: `scalars` by metric name, and `vectors` for figures and
+    facts.
+    """
 
     scalars: dict[str, float]
     vectors: dict[str, list[float]]
@@ -97,8 +100,9 @@ class Measured(NamedTuple):
 class Data:
     """A family's examples, resident as tensors, and the facts about them that models and losses need.
 
-    `splits` maps "train", "val" and "test" to batches whose tensors share their first axis. `facts` holds plain
-    values and tensors computed from the training split (class counts, sizes); `warnings` what a user should know.
+    `splits` maps "train", "val" and "test" to batches whose tensors share their first axis. `facts` holds
+    plain values and tensors computed from the training split (class counts, sizes); `warnings` what a user
+    should know.
     """
 
     splits: dict[str, Batch]
@@ -127,12 +131,16 @@ class Family(ABC):
 
     @abstractmethod
     def load(self, settings: Mapping[str, Any]) -> Data:
-        """Read or generate the data; `settings` holds `source`, `path` and every data setting. Raises BadData."""
+        """Read or generate the data; `settings` holds `source`, `path` and every data setting.
+
+        Raises BadData.
+        """
 
     @abstractmethod
     def build(self, static: Mapping[str, Any], facts: Mapping[str, Any]) -> nn.Module:
-        """One model, as its own default initialisation leaves it. Its `forward(batch, noise, knobs)` returns a
-        dict of tensors whose first axis is the example; `noise` is empty in evaluation (`self.training` False)."""
+        """One model, as its own default initialisation leaves it. Its `forward(batch, noise, knobs)`
+        returns a dict of tensors whose first axis is the example; `noise` is empty in evaluation
+        (`self.training` False)."""
 
     @abstractmethod
     def noise(self, static: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Noise]:
@@ -142,7 +150,8 @@ class Family(ABC):
     def prepare(self, knobs: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Tensor]:
         """One trial's knobs as tensors (scalars, class-weight vectors), all shapes equal for all trials.
 
-        Called once when a trial is admitted. Words become vectors or indices here, so that a stack can mix them.
+        Called once when a trial is admitted. Words become vectors or indices here, so that a stack can mix
+        them.
         """
 
     def share(self, outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -157,7 +166,10 @@ class Family(ABC):
         batch: Batch,
         knobs: Mapping[str, Tensor],
     ) -> dict[str, Term]:
-        """Every term of `self.terms`, unweighted. `means` holds what `share` returned, averaged over the batch."""
+        """Every term of `self.terms`, unweighted.
+
+        `means` holds what `share` returned, averaged over the batch.
+        """
 
     @abstractmethod
     def examine(
@@ -167,7 +179,10 @@ class Family(ABC):
 
     @abstractmethod
     def measure(self, examined: Mapping[str, Tensor], facts: Mapping[str, Any]) -> Measured:
-        """The metrics of one member on one split, from `examine`'s tensors of all its examples. Sees no knob."""
+        """The metrics of one member on one split, from `examine`'s tensors of all its examples.
+
+        Sees no knob.
+        """
 
     @abstractmethod
     def chance(self, facts: Mapping[str, Any]) -> float:
@@ -178,7 +193,9 @@ class Family(ABC):
         """For each kind of `collapse_kinds`: do these validation metrics show it now?"""
 
     def collapse_is_judged(self, kind: str, knobs: Mapping[str, Any], full: Mapping[str, bool]) -> bool:
-        """Whether `kind` can be judged in this epoch; `full[term]` says that a term's weight is at its full value."""
+        """Whether `kind` can be judged in this epoch; `full[term]` says that a term's weight is at its
+        full value.
+        """
         return True
 
     @abstractmethod
@@ -190,5 +207,7 @@ class Family(ABC):
         return []
 
     def order(self, knobs: Mapping[str, Any], data: Data, generator: torch.Generator) -> Tensor:
-        """The training examples of one epoch in order, i64[N]: a permutation unless a family balances its classes."""
+        """The training examples of one epoch in order, i64[N]: a permutation unless a family balances its
+        classes.
+        """
         return torch.randperm(data.size("train"), generator=generator)

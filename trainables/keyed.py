@@ -1,4 +1,6 @@
-"""Randomness that depends on a trial's seed and a purpose, never on a shared stream, a slot or a neighbour."""
+"""Randomness that depends on a trial's seed and a purpose, never on a shared stream, a slot or a
+neighbour.
+"""
 
 from __future__ import annotations
 

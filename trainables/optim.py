@@ -1,7 +1,9 @@
-"""AdamW for the rows of a stack: each row is its own trial, with its own rate, decay, clipping and step count.
+"""AdamW for the rows of a stack: each row is its own trial, with its own rate, decay, clipping and step
+count.
 
-Loshchilov & Hutter 2019, algorithm 2, with Adam's bias correction (Kingma & Ba 2015, algorithm 1), in the form and
-with the defaults of `torch.optim.AdamW`. A row whose gradient is not finite keeps its parameters, moments and step.
+Loshchilov & Hutter 2019, algorithm 2, with Adam's bias correction (Kingma & Ba 2015, algorithm 1), in the
+form and with the defaults of `torch.optim.AdamW`. A row whose gradient is not finite keeps its parameters,
+moments and step.
 """
 
 from __future__ import annotations
@@ -28,7 +30,8 @@ class RowAdamW:
     def step(
         self, gradient: Tensor, *, lr: Tensor, weight_decay: Tensor, clip: Tensor, alive: Tensor
     ) -> Tensor:
-        """Update every live row whose gradient is finite, in place; returns the gradient norms before clipping.
+        """Update every live row whose gradient is finite, in place; returns the gradient norms before
+        clipping.
 
         Args:
             gradient: f[K, P], summed over members (each row is that member's own); overwritten.

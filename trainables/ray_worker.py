@@ -1,7 +1,7 @@
 """The Ray Train entry: one long-lived worker of an engine, serving trials until the broker closes.
 
-Every worker of the group runs `serve`. Rank 0 alone talks to the broker and writes files; what it decides reaches
-the others by broadcast, so that all apply the same admissions and evictions before the same epoch.
+Every worker of the group runs `serve`. Rank 0 alone talks to the broker and writes files; what it decides
+reaches the others by broadcast, so that all apply the same admissions and evictions before the same epoch.
 """
 
 from __future__ import annotations
@@ -72,7 +72,8 @@ class _Worker:
         except OSError as error:
             # A full disk or a vanished run directory: no retry helps, and no trial is to blame.
             if self.broker is not None:
-                fault = f"{self.name} cannot write {error.filename or 'the run directory'}: {error.strerror or error}"
+                place = error.filename or "the run directory"
+                fault = f"{self.name} cannot write {place}: {error.strerror or error}"
                 ray.get(self.broker.publish.remote("fault", f"{fault}; make room or repair it"))
             raise
 
@@ -137,7 +138,8 @@ class _Worker:
             settings = {"static": job["static"], "version": self.config["version"]}
             return read_last(directory, family=self.family.name, **settings)
         except BadCheckpoint as error:
-            # Trained again from its seed the trial gives the same rows; those that were reported are not repeated.
+            # Trained again from its seed the trial gives the same rows; those that were reported are not
+            # repeated.
             TrialFiles(directory, self.config["version"]).log(f"{error}; starts again from its seed")
             return None
 
@@ -152,8 +154,8 @@ class _Worker:
             try:
                 self._admit(job, state)
             except Exception:
-                # The boundary to a family's code: whatever it raises fails its own trial. The others in the stack
-                # have not been touched: a member counts as admitted only when nothing raised.
+                # The boundary to a family's code: whatever it raises fails its own trial. The others in the
+                # stack have not been touched: a member counts as admitted only when nothing raised.
                 self._give_back([job["trial"]])
             else:
                 admitted.append((job, state))

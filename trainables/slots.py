@@ -1,7 +1,8 @@
 """How many slots an engine should have: measured, not guessed.
 
-A stack gains while its members leave the device idle. The number chosen is the smallest K that reaches 90 % of the
-best members per second and stays under 85 % of the memory; one, when the best K gains less than 1.2 times over K = 1.
+A stack gains while its members leave the device idle. The number chosen is the smallest K that reaches 90 %
+of the best members per second and stays under 85 % of the memory; one, when the best K gains less than 1.2
+times over K = 1.
 """
 
 from __future__ import annotations
@@ -48,7 +49,8 @@ def choose_slots(
     """Train a few steps with each candidate K and pick one.
 
     Returns:
-        K, and member-steps per second by K. Stops at the first K that does not fit into memory or gains no more.
+        K, and member-steps per second by K. Stops at the first K that does not fit into memory or gains no
+        more.
     """
     on_gpu = device.type == "cuda"
     timings: dict[int, float] = {}

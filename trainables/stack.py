@@ -1,8 +1,9 @@
 """K models of one shape as one module, trained as one batched computation.
 
-All parameters live in one tensor `rows` f[K, P]: row k is the k-th model, so admitting, evicting, clipping and
-checkpointing a member are row operations, and DDP has a single parameter to reduce. P is rounded up to 16 numbers,
-so that each row starts at the same alignment and a member's arithmetic does not depend on its slot.
+All parameters live in one tensor `rows` f[K, P]: row k is the k-th model, so admitting, evicting, clipping
+and checkpointing a member are row operations, and DDP has a single parameter to reduce. P is rounded up to
+16 numbers, so that each row starts at the same alignment and a member's arithmetic does not depend on its
+slot.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ ALIGNMENT = 16  # numbers: 64 bytes of float32, the widest vector register and a
 class Stack(nn.Module):
     """`num_slots` copies of `template` on a leading axis.
 
-    The template stays off the module registry: its own parameters are placeholders that `functional_call` replaces.
-    Its buffers must be constants, equal for all members, that no state_dict holds.
+    The template stays off the module registry: its own parameters are placeholders that `functional_call`
+    replaces. Its buffers must be constants, equal for all members, that no state_dict holds.
     """
 
     def __init__(
@@ -33,8 +34,8 @@ class Stack(nn.Module):
         named = list(template.named_parameters())
         if state := set(template.state_dict()) - {name for name, _ in named}:
             raise ValueError(
-                f"the model has buffers with a state of their own, {sorted(state)}, which a stack would share between its "
-                "members; make them parameters, or constants with register_buffer(..., persistent=False)"
+                f"the model has buffers with a state of their own, {sorted(state)}, which a stack would "
+                "share between its members; make them parameters, or constants with register_buffer(..., persistent=False)"
             )
         self.names = [name for name, _ in named]
         self.shapes = [parameter.shape for _, parameter in named]

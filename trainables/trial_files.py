@@ -57,8 +57,8 @@ class TrialFiles:
     def finish(self, engine: Engine, slot: int) -> None:
         """The trial has ended: its best model as an ordinary `state_dict`, with picture and facts.
 
-        `last.pt`, four times as large, is of no use after that and goes, last of all: a process that dies in here
-        leaves a trial that can be continued. A trial without one finite epoch has no best.
+        `last.pt`, four times as large, is of no use after that and goes, last of all: a process that dies
+        in here leaves a trial that can be continued. A trial without one finite epoch has no best.
         """
         member = engine.members[slot]
         if member.best_row is None:
@@ -108,7 +108,8 @@ def read_last(
 ) -> dict[str, Any] | None:
     """The state in `last.pt`, or None when the trial has none yet.
 
-    Raises BadCheckpoint when it is torn, or was written for another family, static setting, format or version.
+    Raises BadCheckpoint when it is torn, or was written for another family, static setting, format or
+    version.
     """
     path = directory / "last.pt"
     if not path.exists():

@@ -39,9 +39,9 @@ KEPT = 0.85  # share of the plain loop's throughput that the search keeps on lon
 class Measured:
     """One way through one regime; times in seconds.
 
-    `first_row_s`: until the first epoch's row. `warm_s`: from then until the last trial's end. `steady_s`: time
-    a trial between the end of the first wave (one trial a core) and the last end, so that neither start-up nor
-    the number of trials enters.
+    `first_row_s`: until the first epoch's row. `warm_s`: from then until the last trial's end. `steady_s`:
+    time a trial between the end of the first wave (one trial a core) and the last end, so that neither
+    start-up nor the number of trials enters.
     """
 
     regime: str
@@ -162,9 +162,9 @@ def table(measured: Sequence[Measured]) -> list[str]:
 
 LEGEND = f"""
 Times in seconds. run: trials that were run. wall: the whole process. first row: from its start to the first
-epoch's row. The last three are seconds a trial. total: wall over {CONFIGURATIONS} trials, those not run counted at
-the steady pace; after warm-up: from the first row to the last trial's end; steady: from the end of the first wave
-(one trial a core) to the last end.
+epoch's row. The last three are seconds a trial. total: wall over {CONFIGURATIONS} trials, those not run
+counted at the steady pace; after warm-up: from the first row to the last trial's end; steady: from the end
+of the first wave (one trial a core) to the last end.
 """
 
 

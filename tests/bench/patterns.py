@@ -1,8 +1,8 @@
 """Three ways to train the same configurations of beta_vae; `overhead.py` starts each in a process of its own.
 
-    search   `search.driver.search`: long-lived engines, one a core, one slot each
-    nested   Ray's documented pattern: a Tune function that calls `TorchTrainer.fit` (one worker), a trial a core
-    loop     one plain process a core around `trainables.engine.Engine`, no Ray
+    search   `search.driver.search`: long-lived engines, one a core, one slot each nested   Ray's documented
+    pattern: a Tune function that calls `TorchTrainer.fit` (one worker), a trial a core loop     one plain
+    process a core around `trainables.engine.Engine`, no Ray
 
 All three train with the same engine, K = 1 and one thread; what differs is what starts, feeds and ends it.
 Each writes for every configuration its best validation score and its last validation loss, and when its first
@@ -81,7 +81,9 @@ def configurations() -> list[dict[str, Any]]:
 
 
 def space_of(regime: Regime, count: int, directory: Path) -> Any:
-    """A space whose presets are the first `count` configurations, and whose budget is just those, unstopped."""
+    """A space whose presets are the first `count` configurations, and whose budget is just those,
+    unstopped.
+    """
     from search.space import load_space
 
     content = {
@@ -186,8 +188,8 @@ def through_search(regime: Regime, count: int, directory: Path) -> Times:
 def through_nested(regime: Regime, count: int, directory: Path) -> Times:
     """A Tune trial a configuration, and in each of them a Ray Train run of its own.
 
-    On a private Ray as the search has it: without dashboard, loggers and metrics, and with its process groups,
-    which open no port. All of that only saves time here.
+    On a private Ray as the search has it: without dashboard, loggers and metrics, and with its process
+    groups, which open no port. All of that only saves time here.
     """
     from search.cluster import RayOptions, connect, plan_engines
 

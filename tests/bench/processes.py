@@ -49,7 +49,8 @@ def run(command: Sequence[str | Path], environment: Mapping[str, str], log: Path
     """
     began = time.perf_counter()
     with log.open("w") as output:
-        # In a session of its own: the terminal's Ctrl-C reaches this process alone, which ends that one in order.
+        # In a session of its own: the terminal's Ctrl-C reaches this process alone, which ends that one in
+        # order.
         process = subprocess.Popen(
             command, env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
         )
