@@ -58,13 +58,14 @@ def show(
     standing = standing_of(directory, space)
     ended = f"{standing.word}, {standing.ended} of {standing.wanted} trials ended"
     say(f"{directory.name}: {ended}; {space.family_name}, {space.budget.epochs} epochs a trial")
+    say(f"objective: {space.objectives[0]}")
     columns = (
         "trial",
         "preset",
         "state",
         "reason",
         "epochs",
-        f"best {space.objectives[0]}",
+        "best",
         "at epoch",
         "time",
         "engine",
@@ -247,10 +248,7 @@ def tensorboard(
     say(f"TensorBoard: http://127.0.0.1:{port}/  (Ctrl-C ends it)")
     command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(directory.trials)]
     command += ["--host", "127.0.0.1", "--port", str(port)]
-    # Only a hint about TensorFlow, which is not needed, is kept off the terminal.
-    os.execve(
-        sys.executable, command, {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "2", "PYTHONWARNINGS": "ignore"}
-    )
+    os.execv(sys.executable, command)  # in the place of this process: what ends one ends the other
 
 
 def _free_port(ports: Iterable[int]) -> int:

@@ -65,7 +65,10 @@ def table(columns: Iterable[str], rows: Iterable[Sequence[Any]], right: Iterable
     right = set(right)
     made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     for name in columns:
-        made.add_column(name, justify="right" if name in right else "left", overflow="fold")
+        number_like = name in right
+        made.add_column(
+            name, justify="right" if number_like else "left", overflow="fold", no_wrap=number_like
+        )
     for row in rows:
         made.add_row(*("" if cell is None else visible(cell) for cell in row))
     return made

@@ -14,6 +14,7 @@ import io
 import json
 import math
 import os
+import textwrap
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -133,7 +134,7 @@ def write(summary: Mapping[str, Any], rows: Rows, directory: RunDirectory) -> No
     comment = (
         f"Trial {best['trial']} of {summary['run']}, {best['state']}: {summary['objective']} "
         f"{best['value']:.4f} on validation data at epoch {best['epoch']}.\n"
-        f"{CAUTION}\n"
+        f"{textwrap.fill(CAUTION, 100)}\n"
         f"Train it: loss-search train {summary['family']} --config recommended.yaml"
     )
     write_configuration(configuration, directory.report / "recommended.yaml", comment)

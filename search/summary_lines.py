@@ -12,13 +12,15 @@ from search.summary import reason_in_words
 
 __all__ = ["next_steps", "print_summary"]
 
+STATES = {"RUNNING": "in progress", "FAIL": "failed"}  # where another word is clearer than the study's
 FEWEST_MORE = 8  # trials proposed for going on: below that a sampler has hardly anything to learn from
 
 
 def print_summary(summary: Mapping[str, Any], space: Space, directory: RunDirectory) -> None:
     """Print it: the best configuration, the presets, how trials ended, and where the files are."""
     say()
-    states = ", ".join(f"{count} {state.lower()}" for state, count in sorted(summary["states"].items()))
+    counted = sorted(summary["states"].items())
+    states = ", ".join(f"{count} {STATES.get(state, state.lower())}" for state, count in counted)
     trials = f"{summary['trials']} of {summary['budget']['trials']} trials ({states})"
     say(f"{summary['run']}: {trials}, {summary['epochs']} epochs")
     if summary["best"] is None:
@@ -41,7 +43,8 @@ def _best(summary: Mapping[str, Any], space: Space) -> None:
     value = f"{summary['objective']} {number(best['value'])}{chance}"
     say(f"Best: trial {best['trial']}{name}, {value} at epoch {best['epoch']}")
     if best["state"] != "COMPLETE":
-        say(f"  No trial is complete yet; this one is {best['state'].lower()} after {best['epochs']} epochs.")
+        state = STATES.get(best["state"], best["state"].lower())
+        say(f"  No trial is complete yet; this one is {state} after {best['epochs']} epochs.")
     if best["collapsed"]:
         say(f"  Beware: at its last epoch it shows collapse ({', '.join(best['collapsed'])}).")
     settings = ", ".join(f"{name}={short(value)}" for name, value in best["searched"].items())
@@ -64,11 +67,10 @@ def _presets(summary: Mapping[str, Any], space: Space) -> None:
         return
     directed = [name for name, metric in space.family.metrics.items() if metric.higher_is_better is not None]
     second = next((name for name in directed if name != summary["objective"]), None)
-    columns = ["preset", "trial", f"best {summary['objective']}", "at epoch", "epochs", "ended"]
-    if second is not None:
-        columns[4:4] = [f"{second} there", "at the end"]
+    columns = ["preset", "trial", "best", "at epoch", *([second, "at its end"] if second else []), "ended"]
     say()
-    say("Presets")
+    also = f", {second} at that epoch and at the trial's end" if second else ""
+    say(f"Presets: best {summary['objective']}{also}")
     print_table(columns, [_preset_row(preset, second) for preset in summary["presets"]], right=columns[1:-1])
     gain = summary["gain"]
     if gain is None:
@@ -85,16 +87,18 @@ def _presets(summary: Mapping[str, Any], space: Space) -> None:
 
 def _preset_row(preset: Mapping[str, Any], second: str | None) -> list[str]:
     if preset["state"] == "WAITING":
-        return [preset["preset"], *[""] * (6 if second else 4), "not tried yet"]
-    ended = preset["state"].lower()
-    if preset["reason"]:
-        ended += f", {preset['reason']}"
+        return [preset["preset"], *[""] * (5 if second else 3), "not tried yet"]
+    ended = STATES.get(preset["state"], preset["state"].lower())
+    remarks = []
+    if preset["reason"] and preset["reason"] != "completed" and not preset["reason"].startswith("collapse:"):
+        remarks.append(preset["reason"])
     if preset["collapsed"]:
-        ended += f"; collapsed ({', '.join(preset['collapsed'])})"
-    cells = [preset["preset"], str(preset["trial"]), number(preset["value"]), number(preset["epoch"])]
+        remarks.append(f"collapsed ({', '.join(preset['collapsed'])})")
+    epoch = f"{number(preset['epoch'])} of {number(preset['epochs'])}"
+    cells = [preset["preset"], str(preset["trial"]), number(preset["value"]), epoch]
     if second is not None:
         cells += [number(preset["at_best"][second]), number(preset["at_end"][second])]
-    return [*cells, number(preset["epochs"]), ended]
+    return [*cells, ": ".join([ended, ", ".join(remarks)]) if remarks else ended]
 
 
 def _ends(summary: Mapping[str, Any]) -> None:

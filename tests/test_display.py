@@ -59,9 +59,9 @@ def test_the_status_line_tells_everything_in_one_line() -> None:
 
 
 def test_the_status_line_of_a_search_that_has_nothing_yet_claims_nothing() -> None:
-    nothing = replace(SNAPSHOT, best=None, left_s=None, phase="starting")
-    line = status_line(nothing)
+    line = status_line(replace(SNAPSHOT, best=None, left_s=None))
     assert "best" not in line and "left" not in line
+    assert status_line(replace(SNAPSHOT, phase="starting")) == "1:23 starting Ray and the engines"
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def test_without_a_terminal_news_come_at_once_and_the_status_every_ten_seconds(c
     shown.stop()
     lines = file.getvalue().splitlines()
     assert lines[0].endswith("runs/toy-1") and "loss-search tensorboard runs/toy-1" in lines[1]
-    assert lines[2] == SNAPSHOT.news[0]
+    assert lines[2] == f"1:23 {SNAPSHOT.news[0]}"
     assert lines[3] == "1:23 searching"
     assert lines[4:] == [status_line(SNAPSHOT)] * 2
     assert "\x1b" not in file.getvalue()
