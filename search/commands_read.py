@@ -74,7 +74,7 @@ def show(
         (
             row["trial"],
             row["preset"],
-            row["state"].lower(),
+            "interrupted" if row["state"] == "RUNNING" and not standing.running else row["state"].lower(),
             row["stop_reason"],
             row["epochs"] or 0,
             number(row["objective"]),

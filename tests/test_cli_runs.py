@@ -41,6 +41,18 @@ def test_show_lists_every_trial_with_its_state_and_reason(here: Path, capsys) ->
     assert "0.9000" in rows["2"] and "diverged" in rows["3"] and "fail" in rows["4"]
 
 
+def test_a_trial_is_called_running_only_while_a_search_works_on_the_run(here: Path, capsys) -> None:
+    space = toy_space(here)
+    directory = Run.create(space, here / "runs")
+    with directory.locked(), Run(directory, space) as run:
+        run.receive(message(run.next_trial().number, 1, 0.5))
+        run.close()
+        assert main(["show", directory.name]) == 0
+        assert "  running  " in capsys.readouterr().out
+    assert main(["show", directory.name]) == 0
+    assert "  interrupted  " in capsys.readouterr().out
+
+
 def test_show_of_a_trial_gives_knobs_curves_and_files(here: Path, capsys) -> None:
     directory, _ = toy_run(here / "runs")
     assert main(["show", directory.name, "2"]) == 0
