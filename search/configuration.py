@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Configuration", "known_family", "load_configuration", "write_configuration"]
 
-KEYS = ("family", "source", "data", "epochs", "seed", "static", "knobs")
+KEYS = ("family", "source", "objective", "data", "epochs", "seed", "static", "knobs")
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,7 @@ class Configuration:
     seed: int
     static: Mapping[str, Any]
     knobs: Mapping[str, Any]
+    objective: str = "selection_accuracy"  # the validation metric that picks the best epoch
 
     @property
     def family(self) -> Family:
@@ -56,6 +57,7 @@ class Configuration:
         return {
             "family": self.family_name,
             "source": self.source,
+            "objective": self.objective,
             "data": dict(self.data),
             "epochs": self.epochs,
             "seed": self.seed,
@@ -104,6 +106,7 @@ def load_configuration(path: Path, family_name: str | None = None) -> Configurat
     family = known_family(name)
     parts = {
         "source": _text(root.entries.get("source")),
+        "objective": _objective(root, family, complaints),
         "data": _data(root, family, complaints),
         "epochs": _whole(root, "epochs", BUDGET["epochs"], complaints),
         "seed": _whole(root, "seed", SEARCH["seed"], complaints),
@@ -143,6 +146,14 @@ def _family_name(root: Table, wanted: str | None, complaints: Complaints) -> str
         complaints.add(node.place, f"family is {name}, which is none of {', '.join(FAMILIES)}.")
         complaints.settle()
     return name
+
+
+def _objective(root: Table, family: Family, complaints: Complaints) -> str:
+    node = root.entries.get("objective")
+    if node is None:
+        return "selection_accuracy"
+    allowed = [name for name, metric in family.metrics.items() if metric.higher_is_better is not None]
+    return read_word(node, allowed, "objective", complaints) or "selection_accuracy"
 
 
 def _text(node: Node | None) -> str:

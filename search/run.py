@@ -129,6 +129,7 @@ class Run:
         self.events.append({"kind": "search", "what": "resume" if events else "start"})
         self._flushed_at = time.monotonic()
         self._session_epochs = 0
+        self._first_row_at: float | None = None
         self._session_ended = 0
         if not events:
             self._declare_hparams()
@@ -178,7 +179,7 @@ class Run:
     def next_trial(self) -> Asked | None:
         """The next trial: first those that an earlier driver left running, then what the study asks for."""
         asked = None
-        if not self.interrupted:
+        if not self.interrupted and not self.out_of_time:
             if self.interrupted_trials:
                 asked = self.trials[self.interrupted_trials.popleft()].asked
             elif (asked := self.study.ask()) is not None:
@@ -257,6 +258,7 @@ class Run:
         trial.rows.append(row)
         trial.engine = message["engine"]
         self._session_epochs += 1
+        self._first_row_at = self._first_row_at or time.monotonic()
         self.study.report(message["trial"], message["epoch"], row[f"val.{self.space.objectives[0]}"])
         if self.recorder.add(row):
             trial.board.row(row)
@@ -405,6 +407,7 @@ class Run:
         return {
             "family": self.space.family_name,
             "source": source,
+            "objective": self.space.objectives[0],
             "data": dict(self.space.data),
             "epochs": self.space.budget.epochs,
             "seed": seed,
@@ -547,7 +550,9 @@ class Run:
         elapsed = time.monotonic() - self.started
         total = self.num_trials()
         ended = states["complete"] + states["pruned"] + states["failed"]
-        rate = self._session_ended / elapsed if elapsed else 0.0
+        # Rates count from the first epoch: the engines' warm-up would make the time left look far too long.
+        working = time.monotonic() - self._first_row_at if self._first_row_at else 0.0
+        rate = self._session_ended / working if working else 0.0
         news, self.news = tuple(self.news), []
         return Snapshot(
             run=self.directory.name,
@@ -557,7 +562,7 @@ class Run:
             trials_total=total,
             states=states,
             epochs_done=sum(len(trial.rows) for trial in self.trials.values()),
-            epochs_per_s=self._session_epochs / elapsed if elapsed else 0.0,
+            epochs_per_s=self._session_epochs / working if working else 0.0,
             trials_per_min=60 * rate,
             slots=self.occupancy["slots"],
             slots_busy=self.occupancy["busy"],
@@ -573,7 +578,14 @@ class Run:
     def work_left(self) -> bool:
         """Whether a trial still has to be started, continued or ended."""
         ended = sum(frozen.state.is_finished() for frozen in self.study.trials())
-        return ended < self.num_trials()
+        running = any(not trial.ended for trial in self.trials.values())
+        return running or (ended < self.num_trials() and not self.out_of_time)
+
+    @property
+    def out_of_time(self) -> bool:
+        """Whether `budget.minutes` have passed since this driver began: no further trial starts."""
+        minutes = self.space.budget.minutes
+        return minutes is not None and time.monotonic() - self.started >= 60 * minutes
 
     def num_trials(self) -> int:
         """How many trials the search has when it is complete."""

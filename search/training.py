@@ -38,14 +38,11 @@ SLOT = 0
 Say = Callable[[object], None]
 
 
-def train(
-    configuration: Configuration, directory: Path, say: Say, objective: str = "selection_accuracy"
-) -> None:
+def train(configuration: Configuration, directory: Path, say: Say) -> None:
     """Train `configuration` into `directory`, which is made, or continued after an interrupted call.
 
     Args:
         say: takes the progress, a line at a time.
-        objective: the validation metric that picks the best epoch.
 
     Raises:
         BadInput: `directory` holds something else. BadData: the data cannot be used.
@@ -54,7 +51,7 @@ def train(
     """
     family = configuration.family
     data = _data(configuration, family)
-    engine, member_state = _engine(configuration, data, objective), None
+    engine, member_state = _engine(configuration, data), None
     if (directory / "last.pt").exists():
         member_state = _interrupted(configuration, directory)
     elif directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
@@ -88,7 +85,7 @@ def _data(configuration: Configuration, family: Family) -> Data:
         raise BadData(str(error)) from error
 
 
-def _engine(configuration: Configuration, data: Data, objective: str) -> Engine:
+def _engine(configuration: Configuration, data: Data) -> Engine:
     import torch
 
     from trainables.engine import Engine
@@ -101,8 +98,8 @@ def _engine(configuration: Configuration, data: Data, objective: str) -> Engine:
         configuration.static,
         1,
         device="cuda" if torch.cuda.is_available() else "cpu",
-        objective=objective,
-        maximise=family.metrics[objective].higher_is_better is not False,
+        objective=configuration.objective,
+        maximise=family.metrics[configuration.objective].higher_is_better is not False,
     )
 
 

@@ -107,11 +107,9 @@ def _budget_traps(space: Space) -> list[str]:
         )
     if space.sampler == "grid":
         cells = int(space.num_cells())
-        if trials < cells:
-            found.append(f"{trials} trials cover {trials} of the grid's {cells:,} cells.")
-        elif trials > cells:
+        if trials != cells:
             found.append(
-                f"the grid has {cells:,} cells: the search ends after them, not after {trials} trials."
+                f"the grid runs each of its {cells:,} cells once, whatever budget.trials ({trials})."
             )
     random = RANDOM_TRIALS.get(space.sampler, 0)
     if random and trials <= random:

@@ -468,11 +468,11 @@ def test_fixing_a_knob_against_a_preset_names_the_way_out(tmp_path):
         (TINY_KNOBS + "search: {sampler: gp}\n", "gp draws conditional parameters at random: penalty.start"),
         (
             "knobs: {penalty.weight: {choice: [0.1, 1.0]}}\nsearch: {sampler: grid}\n",
-            "the grid has 2 cells: the search ends after them, not after 20 trials",
+            "each of its 2 cells once, whatever budget.trials (20)",
         ),
         (
             "static: {width: {int: [2, 40]}}\nsearch: {sampler: grid}\n",
-            "20 trials cover 20 of the grid's 39 cells",
+            "each of its 39 cells once, whatever budget.trials (20)",
         ),
     ],
 )

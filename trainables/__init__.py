@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
+import sys
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +25,8 @@ def family_named(name: str) -> Family:
     Raises KeyError for an unknown name, ImportError or AttributeError for a path that leads nowhere, and
     TypeError when what it leads to is no Family.
     """
+    if ":" in name and os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())  # an installed program does not look there by itself
     target = name if ":" in name else FAMILIES[name]
     module_name, attribute = target.split(":", 1)
     family = getattr(importlib.import_module(module_name), attribute)

@@ -34,7 +34,7 @@ class Stack(nn.Module):
         named = list(template.named_parameters())
         if state := set(template.state_dict()) - {name for name, _ in named}:
             raise ValueError(
-                f"the model has buffers with a state of their own, {sorted(state)}, that its copies would share; "
+                f"the model has buffers with a state of their own, {sorted(state)}, its copies would share; "
                 "make them parameters, or constants with register_buffer(..., persistent=False)"
             )
         self.names = [name for name, _ in named]
