@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -153,11 +152,6 @@ def listening_beyond_loopback(pids: list[int]) -> list[str]:
             fields = line.split()
             address = fields[1].split(":")[0]
             listens = fields[3] == "0A"
-            mapped = address == "0000000000000000FFFF00000100007F"
-            if listens and fields[9] in sockets and address not in loopback and not mapped:
+            if listens and fields[9] in sockets and address not in loopback:
                 found.append(fields[1])
     return found
-
-
-def json_of(path: Path) -> dict:
-    return json.loads(path.read_text())

@@ -35,7 +35,8 @@ def foster_parent() -> Iterator[None]:
     if sys.platform != "linux":
         sys.exit("this benchmark runs on Linux only")
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, frame: sys.exit(128 + number))
     try:
         yield
     finally:

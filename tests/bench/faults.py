@@ -1,0 +1,113 @@
+"""Kill the driver of one search again and again at random moments, resume it each time, and count what was lost.
+
+    python tests/bench/faults.py --kills 20 --seed 0
+
+Prints a line a kill and at the end: rows that were reported before a kill, rows lost, rows twice, trials run again
+after their end, and what `loss-search check` says. Exit code 0 when nothing was lost. A kill comes between 0 and 40
+seconds after the command starts, so that start-up, training, the end of trials and compaction are all hit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from searches import command, environment, events_of, write_space  # noqa: E402  needs the path above
+
+TRIALS = 12
+LATEST_S = 40.0
+LIMIT_S = 600
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--kills", type=int, default=20, help="how often the driver is killed (default 20)")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments (default 0)")
+    options = parser.parse_args()
+    moments = random.Random(options.seed)
+    with tempfile.TemporaryDirectory(prefix="loss-search-faults-") as folder:
+        return _soak(Path(folder), options.kills, moments)
+
+
+def _soak(folder: Path, kills: int, moments: random.Random) -> int:
+    data = {"source": "synthetic", "size": 4096}
+    space = write_space(folder, budget={"trials": TRIALS, "epochs": 60}, data=data)
+    reported: set[tuple[int, int]] = set()
+    arguments: tuple[object, ...] = ("run", space)
+    done = 0
+    while done < kills:
+        after_s = moments.uniform(0.0, LATEST_S)
+        code = _run(folder, arguments, after_s)
+        runs = list(folder.glob("runs/*"))
+        if code == 0:
+            print(f"the search ended by itself before kill {done + 1}")
+            break
+        done += 1
+        if runs and (runs[0] / "events.jsonl").exists():
+            reported |= _rows(runs[0])
+        if runs and (runs[0] / "study.journal").exists():
+            arguments = ("resume", runs[0])
+        print(f"kill {done:2d} after {after_s:4.1f} s: {len(reported)} rows reported so far", flush=True)
+    if arguments[0] == "resume" and _run(folder, arguments, LIMIT_S) != 0:
+        print("the last resume did not finish the search")
+        return 1
+    (run_dir,) = folder.glob("runs/*")
+    return _judge(folder, run_dir, reported, done)
+
+
+def _run(folder: Path, arguments: tuple[object, ...], limit_s: float) -> int:
+    """Run a command and kill it after `limit_s`; its exit code."""
+    process = subprocess.Popen(
+        command(*arguments),
+        cwd=folder,
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        return process.wait(limit_s)
+    except subprocess.TimeoutExpired:
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        time.sleep(1.0)  # Ray's processes end with their driver
+        return -signal.SIGKILL
+
+
+def _rows(run_dir: Path) -> set[tuple[int, int]]:
+    return {(event["row"]["trial"], event["row"]["epoch"]) for event in events_of(run_dir, "reported")}
+
+
+def _judge(folder: Path, run_dir: Path, reported: set[tuple[int, int]], kills: int) -> int:
+    table = pq.read_table(run_dir / "epochs.parquet")
+    keys = list(zip(table["trial"].to_pylist(), table["epoch"].to_pylist(), strict=True))
+    trials = pq.read_table(run_dir / "trials.parquet").to_pylist()
+    lost, twice = reported - set(keys), len(keys) - len(set(keys))
+    ended = [event["trial"] for event in events_of(run_dir, "finished")]
+    again = len(ended) - len(set(ended))
+    open_trials = sum(row["state"] in ("RUNNING", "WAITING") for row in trials)
+    checked = subprocess.run(
+        command("check", run_dir), cwd=folder, env=environment(), capture_output=True, text=True, check=False
+    )
+    print(f"{kills} kills, {len(reported)} rows reported before one: {len(lost)} lost, {twice} twice")
+    print(f"{len(trials)} of {TRIALS} trials, {open_trials} left open, {again} ended twice")
+    print(f"check: exit {checked.returncode} {checked.stdout.strip()}")
+    whole = not lost and not twice and not again and not open_trials and len(trials) == TRIALS
+    return 0 if whole and checked.returncode == 0 else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
