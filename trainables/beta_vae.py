@@ -26,6 +26,7 @@ from trainables import collapse, metrics, pictures
 from trainables.class_weights import METHODS, class_weights
 from trainables.data import arc_grids, class_counts, dihedral, grid_file, synthetic_grids
 from trainables.family import Batch, Choice, Data, Family, Measured, Metric, Noise, Number, Term
+from trainables.layers import Dense
 from trainables.losses import focal_cross_entropy, gaussian_kl
 
 SIDE, COLOURS = 16, 10
@@ -39,14 +40,14 @@ class GridVAE(nn.Module):
         super().__init__()
         self.augment = augment
         self.encoder = _mlp_encoder(width) if encoder == "mlp" else _conv_encoder(width)
-        self.to_latent = nn.Linear(width, 2 * latent_dim)
+        self.to_latent = Dense(width, 2 * latent_dim)
         self.decoder = nn.Sequential(
-            nn.Linear(latent_dim, width),
+            Dense(latent_dim, width),
             nn.LayerNorm(width),
             nn.SiLU(),
-            nn.Linear(width, width),
+            Dense(width, width),
             nn.SiLU(),
-            nn.Linear(width, SIDE * SIDE * COLOURS),
+            Dense(width, SIDE * SIDE * COLOURS),
         )
 
     def forward(
@@ -256,10 +257,10 @@ def _mlp_encoder(width: int) -> nn.Module:
     """One-hot grid f[B, 16, 16, 10] -> features f[B, width]."""
     return nn.Sequential(
         nn.Flatten(1),
-        nn.Linear(SIDE * SIDE * COLOURS, width),
+        Dense(SIDE * SIDE * COLOURS, width),
         nn.LayerNorm(width),
         nn.SiLU(),
-        nn.Linear(width, width),
+        Dense(width, width),
         nn.SiLU(),
     )
 
@@ -280,7 +281,7 @@ def _conv_encoder(width: int) -> nn.Module:
         nn.GroupNorm(8, 64),
         nn.SiLU(),
         nn.Flatten(1),
-        nn.Linear(64 * (SIDE // 4) ** 2, width),
+        Dense(64 * (SIDE // 4) ** 2, width),
         nn.SiLU(),
     )
 

@@ -1,10 +1,12 @@
-"""Kill the driver of one search again and again at random moments, resume it each time, and count what was lost.
+"""Kill the driver of one search again and again at random moments, resume it each time, and count what was
+lost.
 
     python tests/bench/faults.py --kills 20 --seed 0
 
-Prints a line a kill and at the end: rows that were reported before a kill, rows lost, rows twice, trials run again
-after their end, and what `loss-search check` says. Exit code 0 when nothing was lost. A kill comes between 0 and 40
-seconds after the command starts, so that start-up, training, the end of trials and compaction are all hit.
+Prints a line a kill and at the end: rows that were reported before a kill, rows lost, rows twice, trials
+run again after their end, and what `loss-search check` says. Exit code 0 when nothing was lost. A kill
+comes between 0 and 40 seconds after the command starts, so that start-up, training, the end of trials and
+compaction are all hit.
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ TITLES = {
     "nested": "TorchTrainer.fit in a Tune function",
     "loop": "plain loop, no Ray",
 }
-NESTED_TRIALS = 6  # three a core on two cores; all 12 take several minutes: --nested 12
+NESTED_WAVES = 3  # trials a core through the documented pattern; all 12 on two cores take several minutes
 QUICK_TRIALS = {"search": 4, "nested": 2, "loop": 4}
 TOLERANCE = 1e-6
 SLOWER = 10.0  # how many times more seconds a short trial takes through the documented pattern, at least
@@ -230,12 +230,22 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--only", choices=("short", "long"), help="one regime instead of both")
     parser.add_argument("--repeat", type=int, default=1, metavar="N", help="run everything N times: medians")
-    parser.add_argument("--nested", type=int, default=NESTED_TRIALS, metavar="N", help="trials run that way")
+    cores = len(os.sched_getaffinity(0))
+    least, default = (min(waves * cores, CONFIGURATIONS) for waves in (2, NESTED_WAVES))
+    parser.add_argument(
+        "--nested",
+        type=int,
+        default=default,
+        metavar="N",
+        help="trials of the documented pattern: whole waves",
+    )
     parser.add_argument("--quick", action="store_true", help="a smoke test, no figures to quote")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all that was measured there")
     given = parser.parse_args()
-    if given.repeat < 1 or not 2 <= given.nested <= CONFIGURATIONS:
-        parser.error(f"--repeat is at least 1, --nested 2 to {CONFIGURATIONS}")
+    if given.repeat < 1 or not least <= given.nested <= CONFIGURATIONS:
+        parser.error(
+            f"--repeat is at least 1, --nested {least} to {CONFIGURATIONS} (one wave is no steady state)"
+        )
     if given.quick and given.only:
         parser.error("--quick has a regime of its own; leave --only away")
     return given
