@@ -16,7 +16,7 @@ from search.console import console, duration, number, short, shown_path, table, 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from search.run import Best, Snapshot
+    from search.progress import Best, Snapshot
 
 __all__ = ["Display", "frame", "status_line"]
 

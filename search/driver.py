@@ -25,7 +25,8 @@ from typing import Any
 
 from search.cluster import EnginePlan, RayOptions, connect, plan_engines
 from search.errors import Incomplete
-from search.run import Run, Snapshot
+from search.progress import Snapshot
+from search.run import Run
 from search.run_directory import RunDirectory, version
 from search.space import Space
 

@@ -15,7 +15,6 @@ import time
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +23,14 @@ import yaml
 from search.board import TrialBoard, write_experiment
 from search.errors import BadInput, DamagedRun
 from search.events import EventLog, read_events
+from search.progress import Snapshot, snapshot_of
 from search.record import Recorder, restore, rows_from_events, summarise
 from search.run_directory import RunDirectory, environment
 from search.space import Space, load_space
 from search.study import Asked, Study
+from search.tables import column_kinds, trial_rows
 
-__all__ = ["Best", "Run", "Snapshot", "TrialView"]
+__all__ = ["Run"]
 
 logger = logging.getLogger("loss_search.run")
 
@@ -40,52 +41,6 @@ FULL_RESULT = {
     "plateau",
     "target_reached",
 }  # reasons with which a trial's best value is its result
-
-
-@dataclass(frozen=True)
-class TrialView:
-    """One running trial, for display."""
-
-    number: int
-    preset: str | None
-    epoch: int
-    epochs: int
-    value: float | None
-    best: float | None
-    engine: str | None
-
-
-@dataclass(frozen=True)
-class Best:
-    """The best result so far: the first objective's value at its best epoch."""
-
-    number: int
-    preset: str | None
-    value: float
-    epoch: int
-    params: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """Where a search stands, for display."""
-
-    run: str
-    objective: str
-    phase: str  # starting, searching, stopping, finishing
-    elapsed_s: float
-    trials_total: int
-    states: Mapping[str, int]  # running, waiting, complete, pruned, failed
-    epochs_done: int
-    epochs_per_s: float
-    trials_per_min: float
-    slots: int
-    slots_busy: int
-    engines: int
-    left_s: float | None
-    best: Best | None
-    running: tuple[TrialView, ...]
-    news: tuple[str, ...]  # what happened since the last snapshot, a line each
 
 
 @dataclass
@@ -128,9 +83,9 @@ class Run:
         self._recall(events)
         self.events.append({"kind": "search", "what": "resume" if events else "start"})
         self._flushed_at = time.monotonic()
-        self._session_epochs = 0
-        self._first_row_at: float | None = None
-        self._session_ended = 0
+        self.session_epochs = 0
+        self.first_row_at: float | None = None
+        self.session_ended = 0
         if not events:
             self._declare_hparams()
 
@@ -257,8 +212,8 @@ class Run:
         self.events.append({"kind": "reported", "row": row})
         trial.rows.append(row)
         trial.engine = message["engine"]
-        self._session_epochs += 1
-        self._first_row_at = self._first_row_at or time.monotonic()
+        self.session_epochs += 1
+        self.first_row_at = self.first_row_at or time.monotonic()
         self.study.report(message["trial"], message["epoch"], row[f"val.{self.space.objectives[0]}"])
         if self.recorder.add(row):
             trial.board.row(row)
@@ -279,7 +234,7 @@ class Run:
                 number,
                 "PRUNED",
                 rule,
-                numbers={"epoch": len(trial.rows), "value": self._value(trial.rows[-1])},
+                numbers={"epoch": len(trial.rows), "value": self.value(trial.rows[-1])},
             )
         return trial.ended
 
@@ -294,7 +249,7 @@ class Run:
     ) -> None:
         """A trial has ended: tell the study, the log and TensorBoard why."""
         trial = self.trials[number]
-        summary = self._summary(trial)
+        summary = self.summary(trial)
         values = [summary[f"objective.{name}"] for name in self.space.objectives] if trial.rows else [None]
         if state == "COMPLETE" and any(value is None for value in values):
             state, reason = "FAIL", "no_finite_objective"
@@ -325,7 +280,7 @@ class Run:
             }
         )
         trial.ended = True
-        self._session_ended += 1
+        self.session_ended += 1
         best = {f"best.{name}": summary.get(f"objective.{name}") for name in self.space.objectives}
         if trial.board is not None:
             status = "failure" if state == "FAIL" else "success"
@@ -353,7 +308,7 @@ class Run:
         """Bring the Parquet files and the pictures in TensorBoard up to date."""
         self.events.sync()
         self.recorder.flush()
-        self.recorder.write_trials(self.trial_rows(), self._column_kinds())
+        self.recorder.write_trials(trial_rows(self), column_kinds(self))
         for number, trial in self.trials.items():
             self._embed_pictures(number, trial)
         for warning in self.recorder.warnings:
@@ -414,62 +369,6 @@ class Run:
             "static": dict(static),
             "knobs": dict(knobs),
         }
-
-    def trial_rows(self) -> list[dict[str, Any]]:
-        """The rows of trials.parquet, from the study and the epochs reported."""
-        rows = []
-        for frozen in self.study.trials():
-            attributes = frozen.user_attrs
-            trial = self.trials.get(frozen.number)
-            row: dict[str, Any] = {
-                "trial": frozen.number,
-                "state": frozen.state.name,
-                "stop_reason": attributes.get("stop_reason"),
-                "preset": attributes.get("preset"),
-                "seed": attributes.get("seed", self.space.seed),
-                "retries": attributes.get("retries", trial.retries if trial else 0),
-                "engine": attributes.get("engine", trial.engine if trial else None),
-                "error": attributes.get("error"),
-            }
-            if trial is not None:
-                if trial.rows:
-                    row |= self._summary(trial)
-                if trial.started_at is not None:
-                    row["started_at"] = datetime.fromtimestamp(trial.started_at, UTC)
-                row |= {
-                    f"knob.{name}": v for name, v in self._in_force(trial.asked, trial.asked.knobs).items()
-                }
-                row |= {f"static.{name}": value for name, value in trial.asked.static.items()}
-            if attributes.get("finished_at") is not None:
-                row["finished_at"] = datetime.fromtimestamp(attributes["finished_at"], UTC)
-            rows.append(row)
-        return rows
-
-    def _column_kinds(self) -> dict[str, type]:
-        kinds = {}
-        for prefix, parameters, settings in (
-            ("knob", self.space.knobs, self.space.family.knobs),
-            ("static", self.space.static, self.space.family.statics),
-        ):
-            for name in parameters:
-                setting = settings[name]
-                if hasattr(setting, "options"):
-                    kinds[f"{prefix}.{name}"] = type(setting.default)
-                else:
-                    kinds[f"{prefix}.{name}"] = int if setting.integer else float
-        return kinds
-
-    def _in_force(self, asked: Asked, values: Mapping[str, Any]) -> dict[str, Any]:
-        """Knobs with their values; None for one that another knob's value puts out of force."""
-        settings = self.space.family.knobs
-        everything = {**asked.static, **asked.knobs}
-
-        def holds(name: str) -> bool:
-            return all(
-                everything[key] in allowed and holds(key) for key, allowed in settings[name].when.items()
-            )
-
-        return {name: value if holds(name) else None for name, value in values.items()}
 
     def _hparams(self, asked: Asked) -> dict[str, Any]:
         return {name: asked.params.get(name) for name in self.space.searched()}
@@ -542,38 +441,7 @@ class Run:
 
     def snapshot(self) -> Snapshot:
         """Where the search stands now; `news` is handed out once."""
-        states = {"running": 0, "waiting": 0, "complete": 0, "pruned": 0, "failed": 0}
-        for frozen in self.study.trials():
-            states[frozen.state.name.lower().replace("fail", "failed")] += 1
-        if self.interrupted and self.phase != "finishing":
-            self.phase = "stopping"
-        elapsed = time.monotonic() - self.started
-        total = self.num_trials()
-        ended = states["complete"] + states["pruned"] + states["failed"]
-        # Rates count from the first epoch: the engines' warm-up would make the time left look far too long.
-        working = time.monotonic() - self._first_row_at if self._first_row_at else 0.0
-        rate = self._session_ended / working if working else 0.0
-        news, self.news = tuple(self.news), []
-        return Snapshot(
-            run=self.directory.name,
-            objective=self.space.objectives[0],
-            phase=self.phase,
-            elapsed_s=elapsed,
-            trials_total=total,
-            states=states,
-            epochs_done=sum(len(trial.rows) for trial in self.trials.values()),
-            epochs_per_s=self._session_epochs / working if working else 0.0,
-            trials_per_min=60 * rate,
-            slots=self.occupancy["slots"],
-            slots_busy=self.occupancy["busy"],
-            engines=len(self.occupancy["engines"]),
-            left_s=(total - ended) / rate if rate else None,
-            best=self.best(),
-            running=tuple(
-                self._view(n, t) for n, t in self.trials.items() if not t.ended and t.board is not None
-            ),
-            news=news,
-        )
+        return snapshot_of(self)
 
     def work_left(self) -> bool:
         """Whether a trial still has to be started, continued or ended."""
@@ -591,24 +459,8 @@ class Run:
         """How many trials the search has when it is complete."""
         return self.space.num_cells() if self.space.sampler == "grid" else self.space.budget.trials
 
-    def best(self) -> Best | None:
-        """The best value of any trial so far, running ones included."""
-        sign = 1 if self.space.directions[0] == "maximize" else -1
-        found = None
-        for number, trial in self.trials.items():
-            summary = self._summary(trial)
-            value = summary.get("objective")
-            if value is not None and (found is None or sign * value > sign * found.value):
-                found = Best(number, trial.asked.preset, value, summary["best_epoch"], trial.asked.params)
-        return found
-
-    def _view(self, number: int, trial: _Trial) -> TrialView:
-        value = self._value(trial.rows[-1]) if trial.rows else None
-        best = self._summary(trial).get("objective")
-        epochs = self.space.budget.epochs
-        return TrialView(number, trial.asked.preset, len(trial.rows), epochs, value, best, trial.engine)
-
-    def _summary(self, trial: _Trial) -> dict[str, Any]:
+    def summary(self, trial: _Trial) -> dict[str, Any]:
+        """What a row of trials.parquet says of a trial's epochs; empty before the first."""
         if not trial.rows:
             return {}
         minimise = [
@@ -616,7 +468,8 @@ class Run:
         ]
         return summarise(trial.rows, self.space.objectives, minimise)
 
-    def _value(self, row: Mapping[str, Any]) -> float:
+    def value(self, row: Mapping[str, Any]) -> float:
+        """The first objective in a row."""
         return row[f"val.{self.space.objectives[0]}"]
 
 

@@ -14,7 +14,7 @@ import pytest
 from search import display
 from search.console import console, duration, number, short, visible
 from search.display import Display, frame, status_line
-from search.run import Best, Snapshot, TrialView
+from search.progress import Best, Snapshot, TrialView
 
 SNAPSHOT = Snapshot(
     run="toy-1",
