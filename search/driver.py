@@ -36,7 +36,7 @@ logger = logging.getLogger("loss_search.driver")
 
 PROXY_RETRIES = 3
 ENGINE_RETRIES = 20  # restarts of one worker group; a trial that breaks engines fails long before
-CHECKPOINT_EVERY_S = 5.0
+CHECKPOINT_EVERY_S = 10.0
 GROUP_TIMEOUT_S = 120  # a collective that takes longer ends the engine
 DISPLAY_S = 0.5
 SHUTDOWN_S = 60.0

@@ -119,10 +119,6 @@ class _Worker:
                 else:
                     self._save(trial)
             ray.get(self.broker.released.remote(self.name, evict))
-        for trial, decision in decisions.items():
-            due = time.monotonic() - self.saved_at.get(trial, 0.0) > self.config["checkpoint_every_s"]
-            if decision == CONTINUE and due:
-                self._save(trial)
         current = static_key(self.engine.static) if self.engine is not None else None
         wanted = (self.name, current, self.slots - busy, busy, IDLE_S)
         close, jobs = ray.get(self.broker.next_jobs.remote(*wanted))
@@ -218,8 +214,12 @@ class _Worker:
         return self._post([self._with_place(report_as_dict(report)) for report in reports])
 
     def _post(self, rows: list[dict[str, Any]]) -> dict[int, str]:
-        decisions = ray.get(self.broker.post.remote(self.name, rows, DECISION_S))
+        posted = self.broker.post.remote(self.name, rows, DECISION_S)
         trials = [row["trial"] for row in rows]
+        for trial in trials:  # while the driver decides; the checkpoint holds the row that waits
+            if time.monotonic() - self.saved_at[trial] > self.config["checkpoint_every_s"]:
+                self._save(trial)
+        decisions = ray.get(posted)
         while decisions is None:
             decisions = ray.get(self.broker.decisions.remote(self.name, trials, DECISION_S))
         return decisions
