@@ -67,6 +67,9 @@ class Run:
         self.interrupted = False
         self.fault: BaseException | None = None  # why the search cannot go on
         self.news: list[str] = []
+        self.session_epochs = 0
+        self.first_row_at: float | None = None
+        self.session_ended = 0
         self.trials: dict[int, _Trial] = {}
         self.occupancy: dict[str, Any] = {"slots": 0, "busy": 0, "engines": [], "fault": None}
         metadata = {
@@ -83,9 +86,6 @@ class Run:
         self._recall(events)
         self.events.append({"kind": "search", "what": "resume" if events else "start"})
         self._flushed_at = time.monotonic()
-        self.session_epochs = 0
-        self.first_row_at: float | None = None
-        self.session_ended = 0
         if not events:
             self._declare_hparams()
 
