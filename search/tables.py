@@ -31,6 +31,7 @@ def trial_rows(run: Run) -> list[dict[str, Any]]:
             "error": attributes.get("error"),
         }
         if trial is not None:
+            row["epochs"] = 0
             if trial.rows:
                 row |= run.summary(trial)
             if trial.started_at is not None:
