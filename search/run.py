@@ -36,6 +36,7 @@ logger = logging.getLogger("loss_search.run")
 
 FLUSH_S = 3.0  # how far the Parquet files may lag behind; the event log does not
 COMPLETED = "completed"  # the stop reason of a trial that had its whole budget
+HARMLESS_AT_THE_END = {"plateau", "target", "time"}  # rules that cut nothing off a trial at its last epoch
 FULL_RESULT = {
     COMPLETED,
     "plateau",
@@ -221,12 +222,13 @@ class Run:
     def _judge(self, trial: _Trial, message: Mapping[str, Any]) -> bool:
         number = trial.asked.number
         verdict = self.space.stop.verdict(trial.rows)
-        if verdict is not None:
+        spent = message["done"] or len(trial.rows) >= self.space.budget.epochs
+        if verdict is not None and not (spent and verdict.rule in HARMLESS_AT_THE_END):
             full = all(
                 part in FULL_RESULT for part in verdict.reason.removeprefix("all(").rstrip(")").split("+")
             )
             self.end(number, "COMPLETE" if full else "PRUNED", verdict.reason, numbers=verdict.numbers)
-        elif message["done"] or len(trial.rows) >= self.space.budget.epochs:
+        elif spent:
             self.end(number, "COMPLETE", COMPLETED)
         elif self.study.should_prune(number):
             rule = self.space.stop.prune["rule"]
@@ -317,12 +319,11 @@ class Run:
         self._flushed_at = time.monotonic()
 
     def close(self) -> None:
-        """Write everything; compact when the search is finished."""
+        """Write everything, the epochs as one file."""
         self.flush()
         finished = not self.work_left()
-        if finished:
-            for warning in self.recorder.compact():
-                logger.warning(warning)
+        for warning in self.recorder.compact():
+            logger.warning(warning)
         self.events.append({"kind": "search", "what": "finish" if finished else "stop"})
 
     def give_up(self, fault: BaseException) -> None:

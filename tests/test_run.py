@@ -189,3 +189,28 @@ def test_a_directory_that_is_no_run_and_a_newer_run_are_refused(tmp_path):
     directory.environment.write_text('{"format": 99, "versions": {"loss-search": "9.0"}}')
     with pytest.raises(DamagedRun, match=r"9\.0 in format 99.*upgrade"):
         RunDirectory.open(str(directory.path), tmp_path)
+
+
+def test_a_trial_that_levels_off_at_its_last_epoch_had_its_whole_budget(tmp_path):
+    stop = {"prune": "off", "collapse": "off", "plateau": {"patience": 3, "min_delta": 0.01, "warmup": 0}}
+    _, run = opened(tmp_path, stop=stop)
+    with run:
+        run.next_trial()
+        for epoch in (1, 2, 3, 4):
+            run.receive(placed(0, epoch, 0.5))
+        assert state_of(run, 0) == ("COMPLETE", "completed")
+
+
+def test_a_run_that_is_stopped_cleanly_has_its_epochs_in_one_file(tmp_path):
+    directory, run = opened(tmp_path)
+    with run:
+        run.next_trial()
+        run.receive(placed(0, 1, 0.2))
+        run.close()
+    assert (directory.path / "epochs.parquet").exists()
+    assert not (directory.path / "epochs").exists()
+    with Run(directory, run.space) as again:
+        again.next_trial()
+        again.receive(placed(0, 2, 0.3))
+        again.close()
+    assert read_epochs(directory.path).num_rows == 2
