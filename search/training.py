@@ -25,8 +25,9 @@ from search.run_directory import version
 from trainables.errors import BadData as BadDataValue
 
 if TYPE_CHECKING:
-    from trainables.engine import Engine, Member, Report
+    from trainables.engine import Engine
     from trainables.family import Data, Family
+    from trainables.member import Member, Report
     from trainables.trial_files import TrialFiles
 
 __all__ = ["train"]
@@ -128,7 +129,7 @@ def _interrupted(configuration: Configuration, directory: Path) -> dict[str, Any
 def _admit(
     engine: Engine, configuration: Configuration, directory: Path, state: Mapping[str, Any] | None
 ) -> None:
-    from trainables.engine import Job
+    from trainables.member import Job
 
     job = Job(0, configuration.seed, configuration.epochs, configuration.knobs, directory)
     engine.admit(job, SLOT, state)

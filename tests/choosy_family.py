@@ -39,11 +39,11 @@ class Choosy(Tiny):
     def losses(
         self,
         outputs: Mapping[str, Tensor],
-        means: Mapping[str, Tensor],
+        everyone: Mapping[str, Tensor],
         batch: Batch,
         knobs: Mapping[str, Tensor],
     ) -> dict[str, Term]:
-        terms = super().losses(outputs, means, batch, knobs)
+        terms = super().losses(outputs, everyone, batch, knobs)
         active = (batch["label"] == 1) & (batch["x"][:, 0] > knobs["floor"])
         values = torch.where(active, terms["reconstruction"].values, torch.nan)
         return {**terms, "rare": Term(values, active.to(values.dtype))}

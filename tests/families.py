@@ -15,8 +15,9 @@ from poisoned_family import POISONED
 from tiny_family import TINY
 
 from trainables.beta_vae import BETA_VAE
-from trainables.engine import Engine, Job, Report
+from trainables.engine import Engine
 from trainables.family import Data, Family
+from trainables.member import Job, Report
 from trainables.slots import default_knobs
 
 __all__ = [

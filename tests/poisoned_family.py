@@ -53,11 +53,11 @@ class Poisoned(Tiny):
     def losses(
         self,
         outputs: Mapping[str, Tensor],
-        means: Mapping[str, Tensor],
+        everyone: Mapping[str, Tensor],
         batch: Batch,
         knobs: Mapping[str, Tensor],
     ) -> dict[str, Term]:
-        terms = super().losses(outputs, means, batch, knobs)
+        terms = super().losses(outputs, everyone, batch, knobs)
         error = terms["reconstruction"].values
         hit = outputs["ticket"] == knobs["ticket"]
         # The root of 0 is 0, and its slope infinite.

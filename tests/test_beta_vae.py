@@ -17,8 +17,8 @@ from torch.distributions import Normal, kl_divergence
 from torch.func import vmap
 
 from trainables.beta_vae import BETA_VAE, COLOURS, LOG_VARIANCE, SIDE
-from trainables.data import dihedral
-from trainables.engine import Job
+from trainables.grids import dihedral
+from trainables.member import Job
 from trainables.metrics import confusion
 from trainables.slots import default_knobs
 

@@ -13,8 +13,9 @@ import pytest
 import torch
 
 from trainables import data
-from trainables.data import Field, arc_grids, grid_file
+from trainables.data import Field
 from trainables.errors import BadData
+from trainables.grids import arc_grids, dihedral, grid_file, synthetic_grids
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +103,7 @@ def test_a_filter_that_leaves_one_colour_or_nothing_is_refused_with_the_repair()
 
 
 def test_synthetic_grids_are_the_same_for_the_same_seed_only():
-    one, same, other = (data.synthetic_grids(256, side=16, seed=seed) for seed in (3, 3, 4))
+    one, same, other = (synthetic_grids(256, side=16, seed=seed) for seed in (3, 3, 4))
     for split, part in one.splits.items():
         assert torch.equal(part["grid"], same.splits[split]["grid"])
         assert not torch.equal(part["grid"], other.splits[split]["grid"])
@@ -112,7 +113,7 @@ def test_synthetic_grids_are_the_same_for_the_same_seed_only():
 
 def test_synthetic_grids_are_mostly_background_with_rarer_and_rarer_colours():
     # 20,000 grids: the share's standard error is 0.0003, so a false failure is out of the question.
-    grids = data.synthetic_grids(20_000, side=16, seed=0)
+    grids = synthetic_grids(20_000, side=16, seed=0)
     counts = data.class_counts(grids.splits["train"]["grid"], 10)
     assert 0.92 < counts[0] / counts.sum() < 0.945
     assert counts[1] > 4 * counts[9] > 0
@@ -121,7 +122,7 @@ def test_synthetic_grids_are_mostly_background_with_rarer_and_rarer_colours():
 
 @pytest.mark.parametrize("side", [2, 3, 8, 30])
 def test_synthetic_grids_fill_any_side(side):
-    grid = data.synthetic_grids(64, side=side, seed=0).splits["train"]["grid"]
+    grid = synthetic_grids(64, side=side, seed=0).splits["train"]["grid"]
     assert grid.shape == (64, side, side) and grid.amax((1, 2)).min() >= 1
     assert (grid[:, 0] > 0).any() and (grid[:, -1] > 0).any() and (grid[:, :, -1] > 0).any()
 
@@ -147,16 +148,16 @@ def test_each_turn_is_what_rot90_and_flip_make(side):
     grid = torch.randint(0, 10, (24, side, side))
     turn = torch.arange(8).repeat(3)
     expected = torch.stack([_turned(one, int(t)) for one, t in zip(grid, turn, strict=True)])
-    assert torch.equal(data.dihedral(grid, turn), expected)
+    assert torch.equal(dihedral(grid, turn), expected)
 
 
 def test_the_eight_turns_are_distinct_and_closed_under_composition():
     square = torch.arange(9).view(1, 3, 3)
-    once = data.dihedral(square.expand(8, 3, 3), torch.arange(8))
+    once = dihedral(square.expand(8, 3, 3), torch.arange(8))
     all_of_them = {one.numpy().tobytes() for one in once}
     assert len(all_of_them) == 8
     for turn in range(8):
-        twice = data.dihedral(once, torch.full((8,), turn))
+        twice = dihedral(once, torch.full((8,), turn))
         assert {one.numpy().tobytes() for one in twice} == all_of_them
 
 
@@ -164,17 +165,17 @@ def test_the_eight_turns_are_distinct_and_closed_under_composition():
 def test_turning_under_vmap_is_turning_one_member_after_another(shared_grid):
     grid, turn = torch.randint(0, 10, (3, 7, 6, 6)), torch.randint(0, 8, (3, 7))
     grid = grid[0] if shared_grid else grid
-    stacked = torch.func.vmap(data.dihedral, in_dims=(None if shared_grid else 0, 0))(grid, turn)
-    alone = [data.dihedral(grid if shared_grid else grid[k], turn[k]) for k in range(3)]
+    stacked = torch.func.vmap(dihedral, in_dims=(None if shared_grid else 0, 0))(grid, turn)
+    alone = [dihedral(grid if shared_grid else grid[k], turn[k]) for k in range(3)]
     assert torch.equal(stacked, torch.stack(alone))
 
 
 def test_a_table_first_needed_in_inference_serves_training_too():
     turn = torch.arange(8)
     with torch.inference_mode():
-        data.dihedral(torch.zeros(8, 11, 11), turn)
+        dihedral(torch.zeros(8, 11, 11), turn)
     grid = torch.rand(8, 11, 11, requires_grad=True)
-    data.dihedral(grid, turn).sum().backward()
+    dihedral(grid, turn).sum().backward()
     assert torch.equal(grid.grad, torch.ones_like(grid))
 
 

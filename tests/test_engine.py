@@ -19,8 +19,9 @@ from families import (
     state_numbers,
 )
 
-from trainables.engine import Engine, Job
+from trainables.engine import Engine
 from trainables.errors import BadData
+from trainables.member import Job
 
 EPOCHS = 5  # of four steps: 20 steps
 every_family = pytest.mark.parametrize("case", CASES, ids=ids)

@@ -9,7 +9,8 @@ import torch
 from families import POISON, bits, by_name, engine_of, job, run, state_bits
 from poisoned_family import IN_EVALUATION, ticket
 
-from trainables.engine import Engine, Job, Report
+from trainables.engine import Engine
+from trainables.member import Job, Report
 
 EPOCHS, STEPS, BATCH = 3, 4, 16
 

@@ -20,7 +20,8 @@ from search.cli import main
 from search.configuration import Configuration, load_configuration, write_configuration
 from search.errors import BadInput, BadSpace, Incomplete, RunFailed
 from search.training import train
-from trainables.engine import Engine, Job
+from trainables.engine import Engine
+from trainables.member import Job
 from trainables.slots import default_knobs
 
 ROOT = Path(__file__).parents[1]

@@ -99,13 +99,13 @@ class Tiny(Family):
     def losses(
         self,
         outputs: Mapping[str, Tensor],
-        means: Mapping[str, Tensor],
+        everyone: Mapping[str, Tensor],
         batch: Batch,
         knobs: Mapping[str, Tensor],
     ) -> dict[str, Term]:
         error = (outputs["restored"] - outputs["clean"]).square().mean(-1)
         # Around the batch's mean, so that a test sees whether workers share it.
-        spread = (outputs["code"] - means["code"]).square().mean(-1)
+        spread = (outputs["code"] - everyone["code"]).square().mean(-1)
         return {"reconstruction": Term(error), "penalty": Term(spread)}
 
     def examine(

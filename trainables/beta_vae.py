@@ -3,10 +3,10 @@
     grid i64[16, 16] ──► encoder ──► mean, log_variance f[D] ──► z = mean + exp(log_variance / 2) noise
                                                                   └──► decoder ──► logits f[256, 10]
 
-    loss = reconstruction + beta(t) kl reconstruction = mean over pixels of w_y (1 - p_y)^gamma (-log p_y)
-    (Lin et al. 2017, eq. 5) kl             = sum over d of max(mean over the batch of KL_d, free_bits)
-    (Kingma et al. 2016, eq. 15) KL_d           = (mean_d^2 + variance_d - 1 - log variance_d) / 2
-    (Kingma & Welling 2014, app. B)
+    loss            reconstruction + beta(t) kl
+    reconstruction  mean over pixels of w_y (1 - p_y)^gamma (-log p_y)        Lin et al. 2017, eq. 5
+    kl              sum over d of max(mean over the batch of KL_d, free_bits) Kingma et al. 2016, eq. 15
+    KL_d            (mean_d^2 + variance_d - 1 - log variance_d) / 2          Kingma & Welling 2014, app. B
 
 Higgins et al. 2017 call the KL weight beta; here it is the knob `kl.weight`, in nats per grid against a
 reconstruction in nats per pixel. Trials are ranked by the mean over colours of intersection over union: pixel
@@ -24,8 +24,9 @@ from torch import Tensor, nn
 
 from trainables import collapse, metrics, pictures
 from trainables.class_weights import METHODS, class_weights
-from trainables.data import arc_grids, class_counts, dihedral, grid_file, synthetic_grids
+from trainables.data import class_counts
 from trainables.family import Batch, Choice, Data, Family, Measured, Metric, Noise, Number, Term
+from trainables.grids import arc_grids, dihedral, grid_file, synthetic_grids
 from trainables.layers import Dense
 from trainables.losses import focal_cross_entropy, gaussian_kl
 
@@ -190,7 +191,7 @@ class BetaVAE(Family):
     def losses(
         self,
         outputs: Mapping[str, Tensor],
-        means: Mapping[str, Tensor],
+        everyone: Mapping[str, Tensor],
         batch: Batch,
         knobs: Mapping[str, Tensor],
     ) -> dict[str, Term]:
@@ -200,7 +201,7 @@ class BetaVAE(Family):
         kl = gaussian_kl(outputs["mean"], outputs["log_variance"])
         # max(mean over the batch, free_bits), written per example: the gradient flows where the mean
         # exceeds it.
-        charged = torch.where(means["kl"] > knobs["free_bits"], kl, knobs["free_bits"])
+        charged = torch.where(everyone["kl"] > knobs["free_bits"], kl, knobs["free_bits"])
         return {"reconstruction": Term(pixels.mean(-1)), "kl": Term(charged.sum(-1))}
 
     def examine(

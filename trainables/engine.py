@@ -11,8 +11,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,63 +20,15 @@ from torch.func import vmap
 from trainables import keyed
 from trainables.errors import BadData
 from trainables.family import Batch, Data, Family
+from trainables.member import Job, Member, Report
 from trainables.optim import RowAdamW
-from trainables.schedules import is_full, learning_rate_at, weight_at
+from trainables.plan import Plan, Shape, plan_epoch
 from trainables.stack import Stack
 from trainables.workers import Alone, Workers
 
-__all__ = ["Engine", "Job", "Member", "Report"]
+__all__ = ["Engine"]
 
 EVALUATION_BATCH = 1024  # examples of one evaluation step, over all workers
-
-
-@dataclass(frozen=True)
-class Job:
-    """One trial as an engine needs it: its seed, all its knobs, and its full budget."""
-
-    trial: int
-    seed: int
-    epochs: int
-    knobs: Mapping[str, Any]
-    directory: Path | None = None
-
-
-@dataclass
-class Report:
-    """One trial's row for one epoch: `row` holds numbers by column name, `vectors` what figures need."""
-
-    trial: int
-    epoch: int  # epochs that the trial has done, from 1
-    row: dict[str, float]
-    vectors: dict[str, list[float]]
-    diverged: bool
-    done: bool  # diverged, or the budget is spent
-
-
-@dataclass
-class Member:
-    """The trial in one slot."""
-
-    job: Job
-    epoch: int = 0  # epochs done
-    train_accuracy: float = (
-        0.0  # selection accuracy of the last epoch's training batches; chance before the first
-    )
-    best_value: float = -math.inf  # of the objective, larger is better
-    best_epoch: int = 0
-    best_row: Tensor | None = None  # f[P], on the CPU
-    best_vectors: dict[str, list[float]] = field(default_factory=dict)
-    diverged: bool = False
-
-
-@dataclass
-class _Plan:
-    """What one epoch uses, drawn before its first step. S steps, b examples of this worker in a step."""
-
-    order: Tensor  # i64[K, S, b]
-    noise: dict[str, Tensor]  # [K, S, b, ...]
-    weights: Tensor  # f64[K, S, T]
-    rates: Tensor  # f64[K, S]
 
 
 class Engine:
@@ -110,19 +60,24 @@ class Engine:
         self.device, self.dtype = torch.device(device), dtype
         self.workers = workers or Alone()
         self.objective, self.sign = objective, 1.0 if maximise else -1.0
+        self.group = family.group(static)
         batch_size, size = int(static["batch_size"]), data.size("train")
-        if batch_size > size:
-            raise BadData(f"batch_size {batch_size} is larger than the training split ({size} examples)")
-        if batch_size % self.workers.count:
-            raise BadData(f"batch_size {batch_size} cannot be shared evenly by {self.workers.count} workers")
+        _require_fit(batch_size, self.group, self.workers.count, data)
         self.batch_size, self.steps = batch_size, size // batch_size
         self.splits = {name: self._resident(split) for name, split in data.splits.items()}
         self.stack = Stack(family.build(static, data.facts), num_slots, device=self.device, dtype=dtype)
         self.module = wrap(self.stack)
         self.optimiser = RowAdamW(self.stack.rows)
         self.noises = family.noise(static, data.facts)
+        self.balances = type(family).balance is not Family.balance
         self.members: list[Member | None] = [None] * num_slots
         self.knobs: dict[str, Tensor] = {}
+
+    @property
+    def evaluation_batch(self) -> int:
+        """Examples of one evaluation step: training's number where examples meet across the batch."""
+        joins = type(self.family).join is not Family.join
+        return self.batch_size if joins else EVALUATION_BATCH // self.group * self.group
 
     @property
     def num_slots(self) -> int:
@@ -179,6 +134,7 @@ class Engine:
             "seed": member.job.seed,
             "epoch": member.epoch,
             "train_accuracy": member.train_accuracy,
+            "factors": member.factors,
             "diverged": member.diverged,
             "model": self.stack.read_row(slot),
             "optimiser": self.optimiser.read_row(slot),
@@ -194,7 +150,7 @@ class Engine:
         self.stack.write_row(slot, state["model"])
         self.optimiser.write_row(slot, state["optimiser"])
         member.epoch, member.train_accuracy = state["epoch"], state["train_accuracy"]
-        member.diverged = state["diverged"]
+        member.factors, member.diverged = state["factors"], state["diverged"]
         best = state["best"]
         member.best_value, member.best_epoch = best["value"], best["epoch"]
         member.best_vectors = best["vectors"]
@@ -223,13 +179,14 @@ class Engine:
         """
         started = time.perf_counter()
         plan = self._plan()
-        sums, counts, examined, norms, alive = self._train(plan)
-        train = self._gathered(examined, plan)
+        sums, counts, examined, norms, weights_in_force, alive = self._train(plan)
+        train = self._gathered(examined)
         values, active, validation = self.evaluate("val")
         reports = []
         for slot in self.occupied:
             member = self.members[slot]
-            weights = dict(zip(self.family.terms, plan.weights[slot, -1].tolist(), strict=True))
+            weights = dict(zip(self.family.terms, weights_in_force[slot].tolist(), strict=True))
+            full = dict(zip(self.family.terms, plan.full[slot].tolist(), strict=True))
             terms = {name: sums[i][slot].item() for i, name in enumerate(self.family.terms)}
             row = {f"weight.{name}": weight for name, weight in weights.items()}
             row |= {f"train.{name}": value for name, value in terms.items()}
@@ -240,9 +197,11 @@ class Engine:
             row["lr"] = plan.rates[slot, -1].item()
             row["grad_norm"] = norms[slot].item()
             member.diverged = not (alive[slot].item() and math.isfinite(row["val.loss"]))
-            vectors = self._measure(member, slot, row, train, validation, weights)
+            vectors = self._measure(member, slot, row, train, validation, full)
             member.epoch += 1
             self._remember_best(member, slot, row, vectors)
+            if not member.diverged and member.epoch < member.job.epochs:
+                self._renew(member, slot, train)
             reports.append(
                 Report(
                     member.job.trial,
@@ -265,7 +224,7 @@ class Engine:
         row: dict[str, float],
         train: dict[str, Tensor],
         validation: dict[str, Tensor],
-        weights: Mapping[str, float],
+        full: Mapping[str, bool],
     ) -> dict[str, list[float]]:
         """Add the metrics and the collapse flags of one member to its row; returns its validation vectors."""
         facts = self.data.facts
@@ -274,12 +233,26 @@ class Engine:
         row |= {f"train.{name}": value for name, value in trained.scalars.items()}
         row |= {f"val.{name}": value for name, value in validated.scalars.items()}
         knobs = member.job.knobs
-        full = {name: is_full(weight, knobs.get(f"{name}.weight", 1.0)) for name, weight in weights.items()}
         for kind, now in self.family.collapsed(validated.scalars).items():
             judged = self.family.collapse_is_judged(kind, knobs, full)
             row[f"collapsed.{kind}"] = float(now) if judged else math.nan
         member.train_accuracy = trained.scalars["selection_accuracy"]
+        member.factors = self.family.reweigh(knobs, validated.scalars)
         return validated.vectors
+
+    def _renew(self, member: Member, slot: int, train: Mapping[str, Tensor]) -> None:
+        """Replace what the family finds dead, with the moments of it set to 0."""
+        seen = {name: tensor[slot] for name, tensor in train.items()}
+        source = keyed.generator(member.job.seed, "renewal", member.epoch)
+        for name, new in self.family.renew(self.stack.views(slot), seen, source).items():
+            where = new.where.to(self.device)
+            for rows, values in (
+                (self.stack.rows.detach(), self._cast(new.values)),
+                (self.optimiser.first, 0.0),
+                (self.optimiser.second, 0.0),
+            ):
+                view = self.stack.view(rows[slot], name)
+                view.copy_(torch.where(where, values, view))
 
     def _remember_best(
         self, member: Member, slot: int, row: Mapping[str, float], vectors: dict[str, list[float]]
@@ -289,59 +262,27 @@ class Engine:
             member.best_value, member.best_epoch, member.best_vectors = value, member.epoch, vectors
             member.best_row = self.stack.rows[slot].detach().cpu().clone()
 
-    def _plan(self) -> _Plan:
+    def _plan(self) -> Plan:
         share = self.batch_size // self.workers.count
         mine = slice(self.workers.rank * share, (self.workers.rank + 1) * share)
-        total, terms = self.steps * self.batch_size, len(self.family.terms)
-        order = torch.zeros(self.num_slots, self.steps, share, dtype=torch.long)
-        weights = torch.zeros(self.num_slots, self.steps, terms, dtype=torch.float64)
-        rates = torch.zeros(self.num_slots, self.steps, dtype=torch.float64)
-        noise: dict[str, Tensor] = {}
-        for slot in self.occupied:
-            member = self.members[slot]
-            job = member.job
-            permutation = self.family.order(
-                job.knobs, self.data, keyed.generator(job.seed, "order", member.epoch)
-            )
-            order[slot] = permutation[:total].view(self.steps, self.batch_size)[:, mine]
-            for name, kind in self.noises.items():
-                drawn = keyed.draw(kind, total, keyed.generator(job.seed, name, member.epoch))
-                drawn = drawn.unflatten(0, (self.steps, self.batch_size))[:, mine]
-                noise.setdefault(name, drawn.new_zeros(self.num_slots, *drawn.shape))[slot] = drawn
-            progress = (
-                member.epoch + torch.arange(self.steps, dtype=torch.float64) / self.steps
-            ) / job.epochs
-            for i, term in enumerate(self.family.terms):
-                weights[slot, :, i] = self._weight(term, job.knobs, progress, member.train_accuracy)
-            rates[slot] = torch.from_numpy(
-                learning_rate_at(
-                    progress.numpy(),
-                    lr=job.knobs["optim.lr"],
-                    schedule=job.knobs.get("optim.schedule", "constant"),
-                    warmup=job.knobs.get("optim.warmup", 0.0),
-                )
-            )
-        noise = {name: self._cast(drawn) for name, drawn in noise.items()}
-        return _Plan(order.to(self.device), noise, weights.to(self.device), rates.to(self.device))
+        shape = Shape(self.steps, self.batch_size, mine)
+        plan = plan_epoch(self.family, self.data, self.noises, self.members, shape)
+        return Plan(
+            plan.order.to(self.device),
+            {name: self._cast(drawn) for name, drawn in plan.noise.items()},
+            plan.weights.to(self.device),
+            plan.full,
+            plan.rates.to(self.device),
+        )
 
-    @staticmethod
-    def _weight(term: str, knobs: Mapping[str, Any], progress: Tensor, accuracy: float) -> Tensor:
-        """A term's weight at each step, f64[S], from the knobs `term.weight`, `term.schedule`, ...
-
-        that it has.
-        """
-        names = ("weight", "schedule", "start", "ramp", "cycles")
-        given = {name: knobs[f"{term}.{name}"] for name in names if f"{term}.{name}" in knobs}
-        settings = {"weight": 1.0, "schedule": "constant", **given}
-        return torch.from_numpy(weight_at(progress.numpy(), **settings, accuracy=accuracy))
-
-    def _train(self, plan: _Plan) -> tuple[list[Tensor], list[Tensor], list[dict], Tensor, Tensor]:
+    def _train(self, plan: Plan) -> tuple[list[Tensor], list[Tensor], list[dict], Tensor, Tensor, Tensor]:
         """All steps of one epoch.
 
         Returns:
             means of each term over its active examples and of the weighted loss over steps, [T + 1] of
             f64[K]; numbers of active examples, [T] of i64[K]; what `examine` saw, a dict a step; the mean
-            gradient norm f64[K]; and bool[K], whether every step of a member was finite.
+            gradient norm f64[K]; the weights of the last step, what the model learnt of them included,
+            f64[K, T]; and bool[K], whether every step of a member was finite.
         """
         full = torch.tensor([m is not None for m in self.members], device=self.device)
         decay, clip = self._per_member("optim.weight_decay", 0.0), self._per_member("optim.clip", math.inf)
@@ -358,7 +299,7 @@ class Engine:
             noise = {name: drawn[:, step] for name, drawn in plan.noise.items()}
             outputs = self.module(batch, noise, self.knobs)
             means, active = self._term_means(outputs, batch)
-            loss = (torch.stack(means, 1) * plan.weights[:, step].to(self.dtype)).sum(1)
+            loss, weights = self._weighted(means, plan.weights[:, step], outputs)
             # The sum, not the mean, over members: each row's gradient is its own. DDP averages over the
             # workers.
             self.stack.rows.grad = None
@@ -381,7 +322,19 @@ class Engine:
                 norm_sum += norms.double()
         sums = [self.workers.sum(total) for total in sums]
         averages = [sums[i] / counts[i].clamp(min=1) for i in range(size)] + [sums[size] / self.steps]
-        return averages, [count.long() for count in counts], examined, norm_sum / self.steps, alive
+        return averages, [count.long() for count in counts], examined, norm_sum / self.steps, weights, alive
+
+    def _weighted(
+        self, means: list[Tensor], weights: Tensor, outputs: Mapping[str, Tensor]
+    ) -> tuple[Tensor, Tensor]:
+        """This worker's part of each member's loss, f[K], and the weights in force, f64[K, T]."""
+        terms = torch.stack(means, 1)
+        if not self.balances:
+            return (terms * weights.to(self.dtype)).sum(1), weights
+        learnt = vmap(self.family.balance)(outputs, self.knobs)
+        loss = (terms * weights.to(self.dtype) * learnt.factors).sum(1)
+        # Every worker computes the same penalty; their sum must be one.
+        return loss + learnt.penalty / self.workers.count, weights * learnt.factors.detach().double()
 
     def _term_means(self, outputs: Mapping[str, Tensor], batch: Batch) -> tuple[list[Tensor], list[Tensor]]:
         """Each term's sum over this worker's active examples, divided by the active examples of all workers.
@@ -390,8 +343,10 @@ class Engine:
         """
         with torch.no_grad():
             shared = vmap(self.family.share)(outputs)
-            means = {name: self.workers.sum(t.sum(1)) / self.batch_size for name, t in shared.items()}
-        values, active = vmap(self._losses)(outputs, means, batch, self.knobs)
+            everyone = {name: self.workers.sum(t.sum(1)) / self.batch_size for name, t in shared.items()}
+        joined = vmap(self.family.join)(outputs)
+        everyone |= {name: self.workers.gather_with_gradient(t) for name, t in joined.items()}
+        values, active = vmap(self._losses)(outputs, everyone, batch, self.knobs)
         averages, counts = [], []
         for name in self.family.terms:
             if name in active:
@@ -409,14 +364,14 @@ class Engine:
     def _losses(
         self,
         outputs: Mapping[str, Tensor],
-        means: Mapping[str, Tensor],
+        everyone: Mapping[str, Tensor],
         batch: Batch,
         knobs: Mapping[str, Tensor],
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """One member's terms as vmap can return them: values of all terms, and `active` of those that
         have it.
         """
-        terms = self.family.losses(outputs, means, batch, knobs)
+        terms = self.family.losses(outputs, everyone, batch, knobs)
         values = {name: terms[name].values for name in self.family.terms}
         return values, {name: term.active for name, term in terms.items() if term.active is not None}
 
@@ -424,7 +379,7 @@ class Engine:
         values = [default if m is None else float(m.job.knobs.get(name, default)) for m in self.members]
         return torch.tensor(values, dtype=torch.float64, device=self.device)
 
-    def _gathered(self, examined: list[dict[str, Tensor]], plan: _Plan) -> dict[str, Tensor]:
+    def _gathered(self, examined: list[dict[str, Tensor]]) -> dict[str, Tensor]:
         """What all workers examined in an epoch, [K, S * B, ...]."""
         return {name: self.workers.gather(torch.cat([e[name] for e in examined], 1)) for name in examined[0]}
 
@@ -439,11 +394,12 @@ class Engine:
             [K, N, ...].
         """
         self.stack.eval()
-        size = self.data.size(split)
+        size = self.data.size(split) // self.group * self.group
         collected: dict[str, list[Tensor]] = {}
-        for start in range(0, size, EVALUATION_BATCH):
-            stop = min(start + EVALUATION_BATCH, size)
-            share = math.ceil((stop - start) / self.workers.count)
+        chunk = self.evaluation_batch
+        for start in range(0, size, chunk):
+            stop = min(start + chunk, size)
+            share = math.ceil((stop - start) / self.group / self.workers.count) * self.group
             first = start + self.workers.rank * share
             # A worker whose share runs over the end repeats the last example; `gather` below drops the
             # copies.
@@ -451,9 +407,10 @@ class Engine:
             batch = {name: tensor[index] for name, tensor in self.splits[split].items()}
             outputs = self.stack(batch, {}, self.knobs, same_batch=True)
             keep = stop - start
-            seen = vmap(self.family.share)(outputs)
-            means = {name: self.workers.gather(t)[:, :keep].mean(1) for name, t in seen.items()}
-            values, active = vmap(self._losses, in_dims=(0, 0, None, 0))(outputs, means, batch, self.knobs)
+            seen, joined = vmap(self.family.share)(outputs), vmap(self.family.join)(outputs)
+            everyone = {name: self.workers.gather(t)[:, :keep].mean(1) for name, t in seen.items()}
+            everyone |= {name: self.workers.gather(t)[:, :keep] for name, t in joined.items()}
+            values, active = vmap(self._losses, in_dims=(0, 0, None, 0))(outputs, everyone, batch, self.knobs)
             found = dict(vmap(self.family.examine, in_dims=(0, None, 0))(outputs, batch, self.knobs))
             for name in self.family.terms:
                 ones = torch.ones_like(values[name])
@@ -481,3 +438,20 @@ class Engine:
             self.stack, {"rows": rows}, (batch, {}, knobs), {"same_batch": True}
         )
         return {name: tensor[0] for name, tensor in outputs.items()}
+
+
+def _require_fit(batch_size: int, group: int, workers: int, data: Data) -> None:
+    """Raises BadData unless each worker's part of a batch holds whole groups, and each split one of them."""
+    size = data.size("train")
+    if batch_size > size:
+        raise BadData(f"batch_size {batch_size} is larger than the training split ({size} examples)")
+    if batch_size % (workers * group):
+        parts = f"{workers} workers" if workers > 1 else "one worker"
+        groups = f" in whole groups of {group}" if group > 1 else ""
+        raise BadData(
+            f"batch_size {batch_size} cannot be shared evenly by {parts}{groups}; "
+            f"give a multiple of {workers * group}"
+        )
+    for split in data.splits:
+        if data.size(split) < group:
+            raise BadData(f"the {split} split has {data.size(split)} examples, less than a group of {group}")

@@ -8,10 +8,12 @@ takes a batch must avoid `.item()`, branching on tensor values and boolean-mask 
 The path of one training step, for one member:
 
     batch, noise ──► model(batch, noise, knobs) ──► outputs ──► losses(outputs, everyone, batch, knobs)
-                                                      │                 ▲
-                                                      └─► share ────────┘  (means over all DDP workers)
+                                                      │                     ▲
+                                                      ├─► share ──► means ──┤   over the examples of all
+                                                      └─► join  ──► tensors ┘   DDP workers
 
 and of one evaluation:  outputs ──► examine(...) per example, over the whole split ──► measure(...) scalars.
+Then, once an epoch: reweigh(...) gives the terms new factors, renew(...) replaces parameters that died.
 """
 
 from __future__ import annotations
@@ -25,7 +27,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Choice", "Data", "Family", "Measured", "Metric", "Noise", "Number", "Setting", "Term"]
+# fmt: off
+__all__ = [
+    "Balance", "Batch", "Choice", "Data", "Family", "Measured", "Metric", "Noise", "Number", "Picture",
+    "Replacement", "Setting", "Term",
+]
+# fmt: on
 
 Batch = dict[str, Tensor]
 
@@ -87,6 +94,31 @@ class Term(NamedTuple):
     active: Tensor | None = None
 
 
+class Balance(NamedTuple):
+    """Weights that a model learns: the loss is sum over terms of factors[t] weight_t term_t, plus `penalty`.
+
+    `factors` f[T], in the order of `Family.terms`; `penalty` f[], which keeps them from vanishing.
+    """
+
+    factors: Tensor
+    penalty: Tensor
+
+
+class Replacement(NamedTuple):
+    """New values for some entries of one parameter: where `where` (bool, its shape), it becomes `values`."""
+
+    where: Tensor
+    values: Tensor
+
+
+class Picture(NamedTuple):
+    """What `Family.draw` is given: `examples` of `split`. `name` begins the file names."""
+
+    name: str
+    examples: int
+    split: str
+
+
 class Measured(NamedTuple):
     """What `Family.measure` finds on one split: `scalars` by metric name, and `vectors` for figures and
     facts.
@@ -119,15 +151,14 @@ class Family(ABC):
 
     name: str
     summary: str  # one line for `loss-search families`
-    terms: tuple[
-        str, ...
-    ]  # a term t is weighted by the knobs t.weight, t.schedule, t.start, ... where declared
+    terms: tuple[str, ...]  # term t is weighted by the knobs t.weight, t.schedule, ... where it has them
     knobs: Mapping[str, Setting]
     statics: Mapping[str, Setting]
     data_settings: Mapping[str, Setting]  # beside `source` and `path`, which every family has
     sources: tuple[str, ...]  # the first is the default
     metrics: Mapping[str, Metric]  # holds "selection_accuracy", by which trials are ranked
     collapse_kinds: tuple[str, ...]
+    picture: Picture = Picture("reconstructions", 10, "train")
 
     @abstractmethod
     def load(self, settings: Mapping[str, Any]) -> Data:
@@ -154,28 +185,62 @@ class Family(ABC):
         them.
         """
 
+    def group(self, static: Mapping[str, Any]) -> int:
+        """Examples that meet inside the model (candidates of one game): each run of this many stays together,
+        in the order of `order` and of the other splits. What does not fill a group there is left out."""
+        return 1
+
     def share(self, outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Per-example tensors [B, ...] (no gradient) whose mean over the whole batch `losses` needs."""
+        return {}
+
+    def join(self, outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Per-example tensors [B, ...] that `losses` needs of every example of the whole batch, with their
+        gradient: each arrives there as [workers * B, ...]. Not empty, it makes evaluation go in batches of
+        training's size, so that such a term is comparable."""
         return {}
 
     @abstractmethod
     def losses(
         self,
         outputs: Mapping[str, Tensor],
-        means: Mapping[str, Tensor],
+        everyone: Mapping[str, Tensor],
         batch: Batch,
         knobs: Mapping[str, Tensor],
     ) -> dict[str, Term]:
         """Every term of `self.terms`, unweighted.
 
-        `means` holds what `share` returned, averaged over the batch.
+        `everyone` holds what `share` returned, averaged over the whole batch, and what `join` returned, of
+        all its examples.
         """
+
+    def balance(self, outputs: Mapping[str, Tensor], knobs: Mapping[str, Tensor]) -> Balance | None:
+        """Weights of the terms that the model itself learns; None for a family whose models learn none."""
+        return None
+
+    def reweigh(self, knobs: Mapping[str, Any], scalars: Mapping[str, float]) -> dict[str, float]:
+        """Factors on the terms' weights for the next epoch, from this epoch's validation metrics; a term that
+        is not named has 1."""
+        return {}
+
+    def renew(
+        self, parameters: Mapping[str, Tensor], examined: Mapping[str, Tensor], source: torch.Generator
+    ) -> dict[str, Replacement]:
+        """Parameters to replace after an epoch, by name, as when dead codes of a codebook are restarted.
+
+        `parameters` are one member's, to be read only; `examined` what `examine` saw of its training epoch;
+        `source` a CPU generator of this trial and epoch. Replaced entries begin with fresh moments.
+        """
+        return {}
 
     @abstractmethod
     def examine(
         self, outputs: Mapping[str, Tensor], batch: Batch, knobs: Mapping[str, Tensor]
     ) -> dict[str, Tensor]:
-        """Per-example quantities [B, ...] from which `measure` computes the metrics of a split."""
+        """Per-example quantities [B, ...] from which `measure` computes the metrics of a split.
+
+        Called without gradient, after the step in training: on the outputs with their noise.
+        """
 
     @abstractmethod
     def measure(self, examined: Mapping[str, Tensor], facts: Mapping[str, Any]) -> Measured:
@@ -200,7 +265,10 @@ class Family(ABC):
 
     @abstractmethod
     def draw(self, batch: Batch, outputs: Mapping[str, Tensor], path: Path, title: str) -> None:
-        """A picture of one model's outputs on a few training examples, written to `path` (PNG)."""
+        """A picture of one model's outputs on the examples that `self.picture` asks for, as a PNG at `path`.
+
+        A file appears there whole or not at all.
+        """
 
     def traps(self, space: Any, data: Data | None) -> list[str]:
         """Warnings of this family's known traps in a space (see families.md), printed at start and stored."""

@@ -20,8 +20,9 @@ import torch
 import torch.distributed as dist
 
 from trainables import family_named, static_key
-from trainables.engine import Engine, Job, Report
+from trainables.engine import Engine
 from trainables.errors import BadCheckpoint
+from trainables.member import Job, Report
 from trainables.slots import choose_slots
 from trainables.trial_files import TrialFiles, read_last, report_as_dict
 from trainables.workers import Alone, Group

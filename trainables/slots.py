@@ -13,8 +13,9 @@ from typing import Any
 
 import torch
 
-from trainables.engine import Engine, Job
+from trainables.engine import Engine
 from trainables.family import Data, Family
+from trainables.member import Job
 
 __all__ = ["choose_slots", "default_knobs", "pick"]
 

@@ -104,6 +104,17 @@ class Stack(nn.Module):
         """Row `slot` as an ordinary `state_dict` of the single model, copied to the CPU."""
         return self.as_state(self.rows[slot].cpu().clone())
 
+    def view(self, row: Tensor, name: str) -> Tensor:
+        """The part of a row f[P] that belongs to parameter `name`, in its shape; shares the row's memory."""
+        number = self.names.index(name)
+        start = sum(self.sizes[:number])
+        return row[start : start + self.sizes[number]].view(self.shapes[number])
+
+    def views(self, slot: int) -> dict[str, Tensor]:
+        """Every parameter of row `slot`, without gradient; they share its memory."""
+        row = self.rows[slot].detach()
+        return {name: self.view(row, name) for name in self.names}
+
     def as_state(self, row: Tensor) -> dict[str, Tensor]:
         """A row f[P] as a `state_dict`; each tensor owns its storage, so that saving one saves no more."""
         parts = row.split([*self.sizes, self.padding])

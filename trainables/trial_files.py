@@ -14,14 +14,13 @@ from typing import Any
 import torch
 
 from trainables import checkpoint, keyed, static_key
-from trainables.engine import Engine, Report
+from trainables.engine import Engine
 from trainables.errors import BadCheckpoint
+from trainables.member import Report
 
 __all__ = ["TrialFiles", "read_last"]
 
 logger = logging.getLogger("loss_search.trial")
-
-PICTURE_EXAMPLES = 10
 
 
 class TrialFiles:
@@ -52,7 +51,7 @@ class TrialFiles:
         static = static_key(engine.static)
         checkpoint.save({**about, "static": static, "report": row, **state}, self.directory / "last.pt")
         if not member.diverged:
-            self._picture(engine, slot, f"reconstructions_epoch_{member.epoch}.png", None)
+            self._picture(engine, slot, f"{engine.family.picture.name}_epoch_{member.epoch}.png", None)
 
     def finish(self, engine: Engine, slot: int) -> None:
         """The trial has ended: its best model as an ordinary `state_dict`, with picture and facts.
@@ -66,7 +65,7 @@ class TrialFiles:
             self.log(f"trial {member.job.trial} ends after epoch {member.epoch} without a best model")
             return
         checkpoint.save(engine.stack.as_state(member.best_row), self.directory / "model.pt")
-        self._picture(engine, slot, "reconstructions_best.png", member.best_row)
+        self._picture(engine, slot, f"{engine.family.picture.name}_best.png", member.best_row)
         facts = {
             "epoch": member.best_epoch,
             engine.objective: engine.sign * member.best_value,
@@ -80,15 +79,21 @@ class TrialFiles:
         member = engine.members[slot]
         epoch = member.epoch if row is None else member.best_epoch
         path = self.directory / "figures" / name
-        source = keyed.generator(0, "picture")  # the same examples for every trial, so that pictures compare
-        index = torch.randperm(engine.data.size("train"), generator=source)[:PICTURE_EXAMPLES].to(
-            engine.device
-        )
-        batch = {key: tensor[index] for key, tensor in engine.splits["train"].items()}
+        index = _sample(engine).to(engine.device)
+        batch = {key: tensor[index] for key, tensor in engine.splits[engine.family.picture.split].items()}
         outputs = engine.predict(slot, batch, row)
         on_cpu = [{key: tensor.cpu() for key, tensor in tensors.items()} for tensors in (batch, outputs)]
         engine.family.draw(*on_cpu, path, f"trial {member.job.trial}, epoch {epoch} of {member.job.epochs}")
         self.log(f"[VISUALIZATION] Saved: {path}")
+
+
+def _sample(engine: Engine) -> torch.Tensor:
+    """Examples of a picture, i64[n], in whole groups: the same for every trial, so that pictures compare."""
+    wanted, group = engine.family.picture, engine.group
+    source = keyed.generator(0, "picture")
+    groups = torch.randperm(engine.data.size(wanted.split) // group, generator=source)
+    chosen = groups[: max(1, wanted.examples // group)]
+    return (chosen.unsqueeze(1) * group + torch.arange(group)).flatten()
 
 
 def report_as_dict(report: Report) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
@@ -29,6 +29,10 @@ class Workers(Protocol):
         """[K, b, ...] of each worker, joined in the order of ranks: [K, count * b, ...]."""
         ...
 
+    def gather_with_gradient(self, tensor: Tensor) -> Tensor:
+        """As `gather`; the gradient of each part is the sum of what all workers make of it."""
+        ...
+
 
 class Alone:
     """The only worker."""
@@ -42,6 +46,9 @@ class Alone:
         return flags
 
     def gather(self, tensor: Tensor) -> Tensor:
+        return tensor
+
+    def gather_with_gradient(self, tensor: Tensor) -> Tensor:
         return tensor
 
 
@@ -66,3 +73,18 @@ class Group:
         received = [torch.empty_like(sent) for _ in range(self.count)]
         dist.all_gather(received, sent)
         return torch.cat(received, 1)
+
+    def gather_with_gradient(self, tensor: Tensor) -> Tensor:
+        return _Gather.apply(tensor, self)
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(context: Any, tensor: Tensor, group: Group) -> Tensor:
+        context.group, context.size = group, tensor.shape[1]
+        return group.gather(tensor)
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        total = context.group.sum(gradient)
+        return total.narrow(1, context.group.rank * context.size, context.size), None

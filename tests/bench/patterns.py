@@ -132,7 +132,7 @@ def work_of(space: Any) -> list[Work]:
 
 def rows_of(work: Work, engine: Any) -> Iterator[dict[str, float]]:
     """Train `work` in the only slot of `engine`; validation score and loss after each epoch."""
-    from trainables.engine import Job
+    from trainables.member import Job
 
     engine.admit(Job(work.index, TRIAL_SEED, work.epochs, work.knobs), 0)
     done = False
