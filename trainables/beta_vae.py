@@ -23,14 +23,16 @@ import torch
 from torch import Tensor, nn
 
 from trainables import collapse, metrics, pictures
-from trainables.class_weights import METHODS, class_weights
+from trainables.class_weights import class_weights
 from trainables.data import class_counts
 from trainables.family import Batch, Choice, Data, Family, Measured, Metric, Noise, Number, Term
-from trainables.grids import arc_grids, dihedral, grid_file, synthetic_grids
+from trainables.grids import COLOURS, arc_grids, dihedral, grid_fields, grid_file, synthetic_grids
+from trainables.knobs import class_weight_knobs, optimiser_knobs, weight_knobs
 from trainables.layers import Dense
 from trainables.losses import focal_cross_entropy, gaussian_kl
 
-SIDE, COLOURS = 16, 10
+SIDE = 16
+KL_SCHEDULES = ("constant", "linear", "delayed", "cyclical")
 LOG_VARIANCE = (-8.0, 8.0)  # outside it exp() leaves float32's useful range within a few careless steps
 
 
@@ -77,50 +79,10 @@ class BetaVAE(Family):
 
     knobs = {
         "reconstruction.gamma": Number(0.0, 0.0, 5.0, "focal exponent; 0 is cross-entropy"),
-        "class_weights.method": Choice(
-            "none", METHODS, "how colours are weighted, from training pixel counts"
-        ),
-        "class_weights.one_minus_beta": Number(
-            1e-4,
-            1e-8,
-            0.1,
-            "1 - beta of the effective number of samples",
-            when={"class_weights.method": ("effective",)},
-        ),
-        "class_weights.cap": Number(
-            100.0,
-            1.0,
-            1e4,
-            "largest ratio between two class weights",
-            when={"class_weights.method": METHODS[1:]},
-        ),
-        "kl.weight": Number(0.03, 0.0, 100.0, "beta at its full value"),
-        "kl.schedule": Choice("constant", ("constant", "linear", "delayed", "cyclical"), "how beta moves"),
-        "kl.start": Number(
-            0.1, 0.0, 0.9, "fraction of the budget with beta 0", when={"kl.schedule": ("linear", "delayed")}
-        ),
-        "kl.ramp": Number(
-            0.25,
-            0.01,
-            1.0,
-            "fraction of the budget (cyclical: of a cycle) in which beta rises",
-            when={"kl.schedule": ("linear", "cyclical")},
-        ),
-        "kl.cycles": Number(4, 1, 10, "number of cycles", integer=True, when={"kl.schedule": ("cyclical",)}),
+        **class_weight_knobs("colours"),
+        **weight_knobs("kl", 0.03, 100.0, "beta at its full value", KL_SCHEDULES),
         "kl.free_bits": Number(0.0, 0.0, 2.0, "KL per dimension that is not charged, nats"),
-        "optim.lr": Number(1e-3, 1e-6, 0.1, "AdamW's peak learning rate"),
-        "optim.weight_decay": Number(1e-4, 0.0, 1.0, "AdamW's decoupled weight decay"),
-        "optim.clip": Number(1.0, 1e-3, 1e6, "largest gradient norm of a trial"),
-        "optim.schedule": Choice(
-            "constant", ("constant", "cosine", "warmup_cosine"), "how the learning rate moves"
-        ),
-        "optim.warmup": Number(
-            0.05,
-            0.0,
-            0.5,
-            "fraction of the budget in which the rate rises",
-            when={"optim.schedule": ("warmup_cosine",)},
-        ),
+        **optimiser_knobs(),
     }
     statics = {
         "latent_dim": Number(16, 2, 128, "size D of the latent", integer=True),
@@ -131,6 +93,7 @@ class BetaVAE(Family):
         "augment": Choice("none", ("none", "d4"), "turn and mirror training grids at random"),
         "batch_size": Number(64, 2, 4096, "examples in a step, over all workers of an engine", integer=True),
     }
+    file_fields = grid_fields(SIDE)
     data_settings = {
         "min_background": Number(0.8, 0.0, 1.0, "keep grids with at least this share of background"),
         "size": Number(4096, 64, 1_000_000, "training grids of the synthetic source", integer=True),
@@ -233,6 +196,10 @@ class BetaVAE(Family):
             "active_units_variance": float(collapse.active_units(examined["mean"])),
         }
         return Measured(scalars, {"kl_per_dim": kl.tolist(), "recall_per_colour": metrics.recalls(confusion)})
+
+    def label_counts(self, data: Data) -> dict[str, dict[str, list[int]]]:
+        counts = [class_counts(split["grid"], COLOURS).long().tolist() for split in data.splits.values()]
+        return {"colour (pixels)": {str(c): [split[c] for split in counts] for c in range(COLOURS)}}
 
     def chance(self, facts: Mapping[str, Any]) -> float:
         """Mean IoU of answering background everywhere: its share over the number of colours seen."""

@@ -54,6 +54,7 @@ class Field:
         low, high: smallest and largest number allowed, inclusive. Floats must be finite in any case.
         words: the texts allowed; empty allows all.
         required: whether a file without the field is refused.
+        help: what it holds, for those who write such a file.
     """
 
     kinds: tuple[str, ...]
@@ -62,6 +63,7 @@ class Field:
     high: float | None = None
     words: tuple[str, ...] = ()
     required: bool = True
+    help: str = ""
 
 
 # ---- npz files
@@ -223,8 +225,16 @@ def _listed(names: Iterable[str]) -> str:
 # ---- splits
 
 SPLIT_FIELDS = {
-    "split": Field(("integer", "text"), ("N",), 0, 2, SPLITS, required=False),
-    "group": Field(("integer", "text"), ("N",), required=False),
+    "split": Field(
+        ("integer", "text"),
+        ("N",),
+        0,
+        2,
+        SPLITS,
+        required=False,
+        help="train, val, test or 0, 1, 2; without it `group` is hashed into 80/10/10",
+    ),
+    "group": Field(("integer", "text"), ("N",), required=False, help="rows of one group stay in one split"),
 }
 
 

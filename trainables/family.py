@@ -27,6 +27,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from trainables.data import Field
+
 # fmt: off
 __all__ = [
     "Balance", "Batch", "Choice", "Data", "Family", "Measured", "Metric", "Noise", "Number", "Picture",
@@ -156,6 +158,7 @@ class Family(ABC):
     statics: Mapping[str, Setting]
     data_settings: Mapping[str, Setting]  # beside `source` and `path`, which every family has
     sources: tuple[str, ...]  # the first is the default
+    file_fields: Mapping[str, Field] = {}  # arrays of the npz file that source "file" reads
     metrics: Mapping[str, Metric]  # holds "selection_accuracy", by which trials are ranked
     collapse_kinds: tuple[str, ...]
     picture: Picture = Picture("reconstructions", 10, "train")
@@ -248,6 +251,10 @@ class Family(ABC):
 
         Sees no knob.
         """
+
+    def label_counts(self, data: Data) -> dict[str, dict[str, list[int]]]:
+        """For each kind of label: class name -> examples in train, val and test, for `data check`."""
+        return {}
 
     @abstractmethod
     def chance(self, facts: Mapping[str, Any]) -> float:

@@ -22,7 +22,7 @@ from trainables.data import (
 )
 from trainables.errors import BadData
 
-__all__ = ["COLOURS", "Grids", "arc_grids", "dihedral", "grid_file", "synthetic_grids"]
+__all__ = ["COLOURS", "Grids", "arc_grids", "dihedral", "grid_fields", "grid_file", "synthetic_grids"]
 
 COLOURS = 10
 CHUNK = 2**14  # synthetic grids drawn at once; a different number draws different grids
@@ -79,6 +79,23 @@ def arc_grids(*, side: int, min_background: float, swap_background: bool = True)
     return result._replace(facts={**result.facts, "num_tasks": num_tasks})
 
 
+def grid_fields(side: int) -> dict[str, Field]:
+    """What a user's file of grids with sides up to `side` holds."""
+    sides = range(1, side + 1)
+    return {
+        "grids": Field(("integer",), ("N", sides, sides), 0, COLOURS - 1, help="colours of the cells"),
+        "hw": Field(
+            ("integer",),
+            ("N", 2),
+            1,
+            side,
+            required=False,
+            help="height and width of each grid, where it is padded with 0 at the bottom and right",
+        ),
+        **SPLIT_FIELDS,
+    }
+
+
 def grid_file(path: str | os.PathLike[str] | None, *, side: int, min_background: float) -> Grids:
     """A user's own grids from an npz file.
 
@@ -94,9 +111,8 @@ def grid_file(path: str | os.PathLike[str] | None, *, side: int, min_background:
         raise BadData("data.source file: data.path is not set; give the path of an npz file")
     names = field_names(path)
     name = "grids_canon" if "grids_canon" in names and "grids" not in names else "grids"
-    cells = Field(("integer",), ("N", range(1, side + 1), range(1, side + 1)), 0, COLOURS - 1)
-    sizes = Field(("integer",), ("N", 2), 1, side, required=False)
-    arrays = checked_arrays(path, wanted={name: cells, "hw": sizes, **SPLIT_FIELDS})
+    wanted = grid_fields(side)
+    arrays = checked_arrays(path, wanted={name: wanted.pop("grids"), **wanted})
     split, found = split_column(path, arrays)
     raw = arrays[name].astype(np.uint8)
     hw = arrays.get("hw", np.broadcast_to(raw.shape[1:], (len(raw), 2)))

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-__all__ = ["ARC_PALETTE", "draw_grid_pairs"]
+__all__ = ["ARC_PALETTE", "draw_grid_pairs", "fitted", "font", "write_atomically"]
 
 # What ARC's own viewer shows for 0..9: black, blue, red, green, yellow, grey, magenta, orange, sky, maroon.
 ARC_PALETTE = (
@@ -52,7 +52,7 @@ def draw_grid_pairs(inputs: Tensor, outputs: Tensor, path: Path, title: str) -> 
     for values in (given, made):
         if values.min() < 0 or values.max() >= len(ARC_PALETTE):
             raise ValueError(f"colours go from 0 to 9, found {values.min()} to {values.max()}")
-    _write_atomically(_draw_pairs(given, made, title), path)
+    write_atomically(_draw_pairs(given, made, title), path)
 
 
 def _draw_pairs(given: np.ndarray, made: np.ndarray, title: str) -> Image.Image:
@@ -73,13 +73,13 @@ def _draw_pairs(given: np.ndarray, made: np.ndarray, title: str) -> Image.Image:
             canvas[top + LABEL_HEIGHT :, start:][:tile_height, :tile_width] = tile
     picture = Image.fromarray(canvas)
     draw = ImageDraw.Draw(picture)
-    draw.text((MARGIN, TITLE_HEIGHT / 2), _fitted(title, width - 2 * MARGIN), INK, _font(16), anchor="lm")
+    draw.text((MARGIN, TITLE_HEIGHT / 2), fitted(title, width - 2 * MARGIN), INK, font(16), anchor="lm")
     for (left, top), one, other in zip(corners, given, made, strict=True):
         middles = (left + tile_width / 2, left + tile_width * 1.5 + GAP)
         for middle, label in zip(middles, ("input", "reconstruction"), strict=True):
-            draw.text((middle, top + LABEL_HEIGHT - 4), label, FAINT_INK, _font(12), anchor="ms")
+            draw.text((middle, top + LABEL_HEIGHT - 4), label, FAINT_INK, font(12), anchor="ms")
         below = (left + tile_width + GAP / 2, top + LABEL_HEIGHT + tile_height + 14)
-        draw.text(below, _caption(one, other), INK, _font(13), anchor="ms")
+        draw.text(below, _caption(one, other), INK, font(13), anchor="ms")
     return picture
 
 
@@ -103,23 +103,24 @@ def _hundredths(right: np.ndarray) -> str:
     return f"{int(right.sum()) * 100 // right.size / 100:.2f}"
 
 
-def _fitted(title: str, width: float) -> str:
+def fitted(title: str, width: float) -> str:
     """`title` on one line, cut at its end so that it is at most `width` pixels wide."""
     title = " ".join(title.split())
-    font = _font(16)
-    if font.getlength(title) <= width:
+    letters = font(16)
+    if letters.getlength(title) <= width:
         return title
-    while title and font.getlength(title + "...") > width:
+    while title and letters.getlength(title + "...") > width:
         title = title[:-1]
     return title + "..."
 
 
 @functools.lru_cache
-def _font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
+def font(size: int) -> ImageFont.ImageFont | ImageFont.FreeTypeFont:
+    """The font of every picture, at a size in pixels."""
     return ImageFont.load_default(size)
 
 
-def _write_atomically(picture: Image.Image, path: Path) -> None:
+def write_atomically(picture: Image.Image, path: Path) -> None:
     """PNG under `path`, which shows the former file or the whole new one at every moment."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from trainables import checkpoint, keyed, static_key
+from trainables import charts, checkpoint, keyed, static_key
 from trainables.engine import Engine
 from trainables.errors import BadCheckpoint
 from trainables.member import Report
@@ -66,6 +66,9 @@ class TrialFiles:
             return
         checkpoint.save(engine.stack.as_state(member.best_row), self.directory / "model.pt")
         self._picture(engine, slot, f"{engine.family.picture.name}_best.png", member.best_row)
+        if member.best_vectors:
+            title = f"trial {member.job.trial}, epoch {member.best_epoch}: validation"
+            charts.draw_bars(member.best_vectors, self.directory / "figures" / "vectors_best.png", title)
         facts = {
             "epoch": member.best_epoch,
             engine.objective: engine.sign * member.best_value,
