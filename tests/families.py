@@ -1,24 +1,26 @@
 """The families on which the laws of the engine are tested, small; and what those tests do with an engine.
 
-A new family joins by one `Case`.
+A new family joins by a file of its own with a `Case` or two.
 """
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
+import multitask_cases
+import panels_cases
+import selection_cases
+import tokens_cases
 import torch
+from case import Case
 from choosy_family import CHOOSY
 from poisoned_family import POISONED
 from tiny_family import TINY
 
 from trainables.beta_vae import BETA_VAE
 from trainables.engine import Engine
-from trainables.family import Data, Family
 from trainables.member import Job, Report
-from trainables.slots import default_knobs
 
 __all__ = [
     "CASES",
@@ -34,27 +36,6 @@ __all__ = [
     "state_bits",
     "state_numbers",
 ]
-
-
-class Case(NamedTuple):
-    """A family with a small static setting, small data, and knob sets that differ from one another."""
-
-    name: str
-    family: Family
-    static: dict[str, Any]
-    settings: dict[str, Any]
-    knob_sets: tuple[dict[str, Any], ...]
-
-    def load(self) -> Data:
-        return _load(self.name)
-
-    def knobs(self, number: int) -> dict[str, Any]:
-        """All knobs of the trial `number`."""
-        return {**default_knobs(self.family), **self.knob_sets[number % len(self.knob_sets)]}
-
-    @property
-    def full_static(self) -> dict[str, Any]:
-        return {name: setting.default for name, setting in self.family.statics.items()} | self.static
 
 
 _TINY_KNOBS = (
@@ -114,6 +95,10 @@ CASES = (
         _GRIDS,
         _BETA_VAE_KNOBS,
     ),
+    *selection_cases.CASES,
+    *multitask_cases.CASES,
+    *panels_cases.CASES,
+    *tokens_cases.CASES,
 )
 POISON = Case("poisoned", POISONED, _TINY_STATIC, {}, _TINY_KNOBS)
 
@@ -124,14 +109,6 @@ def ids(case: Case) -> str:
 
 def by_name(name: str) -> Case:
     return next(case for case in (*CASES, POISON) if case.name == name)
-
-
-@functools.cache
-def _load(name: str) -> Data:
-    case = by_name(name)
-    defaults = {key: setting.default for key, setting in case.family.data_settings.items()}
-    settings = {"source": case.family.sources[0], "path": None, **defaults, **case.settings}
-    return case.family.load(settings)
 
 
 def job(case: Case, number: int, *, epochs: int = 8, **knobs: Any) -> Job:

@@ -1,0 +1,5 @@
+"""The family panels in the laws of the engine."""
+
+from case import Case
+
+CASES: tuple[Case, ...] = ()

@@ -1,0 +1,5 @@
+"""The family selection in the laws of the engine."""
+
+from case import Case
+
+CASES: tuple[Case, ...] = ()
