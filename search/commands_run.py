@@ -74,9 +74,11 @@ def run(
     """
     from search.preflight import check_data
 
-    asked = _space(space, overrides_of(settings), quick_test, trials, epochs, seed)
+    overrides = overrides_of(settings)
+    asked = _space(space, overrides, quick_test, trials, epochs, seed)
     options = _options(engines, workers_per_engine, slots, address, verbose)
-    checked = check_data(asked, workers_per_engine)
+    full = _space(space, overrides, False, trials, epochs, seed) if quick_test else asked
+    checked = check_data(asked, workers_per_engine, full)
     if dry_run:
         from search.describe import describe
 
@@ -145,6 +147,9 @@ def validate(
     quick_test: QuickTest = False,
     seed: Seed = None,
     settings: Set = None,
+    time: Annotated[
+        bool, typer.Option("--time", help="Train a few steps, and say how many minutes it would take here.")
+    ] = False,
 ) -> None:
     """Check SPACE and say what it would cost.
 
@@ -152,14 +157,20 @@ def validate(
 
     \b
     Examples:
-      loss-search validate my_space.yaml
+      loss-search validate my_space.yaml --time
       loss-search validate beta_vae --set static.latent_dim=32
     """
     from search.describe import describe
-    from search.preflight import check_data
+    from search.preflight import check_data, minutes_of
 
     asked = _space(space, overrides_of(settings), quick_test, trials, epochs, seed)
     describe(asked, check_data(asked))
+    if time:
+        minutes, seconds = minutes_of(asked)
+        say()
+        say(
+            f"time        about {minutes:.0f} minutes on this machine ({seconds:.2g} s an epoch of one trial)"
+        )
 
 
 def train(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from search.console import number, print_table, say, short
 from search.preflight import Checked, cost_of, num_trials
 from search.space import Parameter, Space
@@ -33,7 +35,7 @@ def describe(space: Space, checked: Checked) -> None:
     say()
     _presets(space)
     say("Stops early")
-    for line in [*_prune(space), *(_spoken(rule) for rule in space.stop.rules)]:
+    for line in [*_prune(space), *(_spoken(rule, space.stop.by_default) for rule in space.stop.rules)]:
         say(f"  {line}")
     say("  diverged: at the first loss or gradient that is not finite")
     warn(checked)
@@ -80,7 +82,7 @@ def _prune(space: Space) -> list[str]:
     prune = space.stop.prune
     if prune is None:
         return []
-    grace = f"from epoch {prune['min_epochs']}"
+    grace = f"from epoch {prune['min_epochs']}{' (default)' if 'prune' in space.stop.by_default else ''}"
     if prune["rule"] == "median":
         return [f"median: {grace}, trials below the median of those before them"]
     return [
@@ -88,7 +90,7 @@ def _prune(space: Space) -> list[str]:
     ]
 
 
-def _spoken(member: Rule | Group) -> str:
+def _spoken(member: Rule | Group, by_default: Collection[str] = ()) -> str:
     if isinstance(member, Group):
         return f"{member.join} of: " + "; ".join(_spoken(inner) for inner in member.members)
     settings = {key: value for key, value in member.settings.items() if key != "maximise"}
@@ -96,4 +98,4 @@ def _spoken(member: Rule | Group) -> str:
         f"{key} {', '.join(map(str, value)) if isinstance(value, tuple) else short(value)}"
         for key, value in settings.items()
     ]
-    return f"{member.name}: {', '.join(parts)}"
+    return f"{member.name}: {', '.join(parts)}{' (default)' if member.name in by_default else ''}"

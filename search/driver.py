@@ -108,9 +108,8 @@ def _execute(
         if interrupted.is_set() or engines.all_failed:
             run.interrupted = True
         if run.interrupted and not closing:
-            closing.append(
-                broker.close.remote()
-            )  # now: proxies and engines wait for each other's rows otherwise
+            # Now, not in `engines.end`: proxies and engines wait for each other's rows otherwise.
+            closing.append(broker.close.remote())
         try:
             run.tick()
             if clock.due():

@@ -13,11 +13,12 @@ from search.errors import BadData, BadInput
 from search.space import Space, load_space, traps
 from trainables.errors import BadData as BadDataValue
 
-__all__ = ["Checked", "Cost", "check_data", "cost_of", "num_trials", "quick_space"]
+__all__ = ["Checked", "Cost", "check_data", "cost_of", "minutes_of", "num_trials", "quick_space"]
 
 QUICK_TRIALS, QUICK_EPOCHS = 8, 5
 # A run of one epoch shows nothing yet: rules that wait at all wait for two even in a quick test.
 LEAST_WAIT = 2
+START_UP_S = 25.0  # Ray and the engines on two cores (tests/bench/LOG.md)
 EPOCH_COUNTS = ("patience", "warmup", "min_epochs")  # settings of stop rules that count epochs
 
 
@@ -38,8 +39,11 @@ class Cost:
     expected: int | None
 
 
-def check_data(space: Space, workers_per_engine: int = 1) -> Checked:
+def check_data(space: Space, workers_per_engine: int = 1, judged: Space | None = None) -> Checked:
     """Load the data once.
+
+    `judged` is the space whose traps are looked for, where it is another: a quick test is made to be too
+    short, and its user need not hear of it.
 
     Raises BadData, and BadInput for a batch that the data or the workers cannot fill.
     """
@@ -48,7 +52,7 @@ def check_data(space: Space, workers_per_engine: int = 1) -> Checked:
         data = family.load(space.data)
     except BadDataValue as error:
         raise BadData(f"{space.path}: {error}") from error
-    warnings = [*data.warnings, *traps(space, data)]
+    warnings = [*data.warnings, *traps(judged or space, data)]
     batches = space.static["batch_size"]
     sizes = _extent(batches)
     train = data.size("train")
@@ -68,6 +72,30 @@ def check_data(space: Space, workers_per_engine: int = 1) -> Checked:
         )
     splits = {split: data.size(split) for split in data.splits}
     return Checked(splits, family.chance(data.facts), tuple(warnings))
+
+
+def minutes_of(space: Space) -> tuple[float, float]:
+    """About how long a search of `space` takes on this machine, with its default engines, and an epoch.
+
+    A few steps of its default configuration are trained for it, alone on the machine.
+
+    Returns:
+        minutes of the search, start-up included, and seconds of one trial's epoch.
+    """
+    import torch
+
+    from search.cluster import plan_engines
+    from trainables.slots import epoch_seconds
+
+    torch.set_num_threads(1)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    family, cost = space.family, cost_of(space)
+    whole = space.complete({})
+    static = {name: whole[name] for name in space.static}
+    seconds = epoch_seconds(family, family.load(space.data), static, device=device)
+    engines = plan_engines(None, 1, None, None).engines
+    epochs = cost.most if cost.expected is None else cost.expected
+    return (START_UP_S + epochs * seconds / engines) / 60, seconds
 
 
 def _extent(parameter: Any) -> tuple[int, ...]:

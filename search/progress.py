@@ -46,7 +46,7 @@ class Snapshot:
     phase: str  # starting, searching, stopping, finishing
     elapsed_s: float
     trials_total: int
-    states: Mapping[str, int]  # running, waiting, complete, pruned, failed
+    states: Mapping[str, int]  # running (in a slot), waiting, complete, pruned, failed
     epochs_done: int
     epochs_per_s: float
     trials_per_min: float
@@ -66,6 +66,11 @@ def snapshot_of(run: Run) -> Snapshot:
         states[frozen.state.name.lower().replace("fail", "failed")] += 1
     if run.interrupted and run.phase != "finishing":
         run.phase = "stopping"
+    running = tuple(_view(run, n, t) for n, t in run.trials.items() if not t.ended and t.rows)
+    # To the study a trial runs from the moment that it is asked for, also while it waits for a slot.
+    in_slots = min(states["running"], max(len(running), run.occupancy["busy"]))
+    states["waiting"] += states["running"] - in_slots
+    states["running"] = in_slots
     elapsed = time.monotonic() - run.started
     total = run.num_trials()
     ended = states["complete"] + states["pruned"] + states["failed"]
@@ -88,7 +93,7 @@ def snapshot_of(run: Run) -> Snapshot:
         engines=len(run.occupancy["engines"]),
         left_s=(total - ended) / rate if rate else None,
         best=best_of(run),
-        running=tuple(_view(run, n, t) for n, t in run.trials.items() if not t.ended and t.board is not None),
+        running=running,
         news=news,
     )
 

@@ -184,9 +184,8 @@ class Run:
         that the trial failed (`failed`: the reason, `error`: the traceback).
         """
         trial = self.trials[message["trial"]]
-        if (
-            trial.ended or "closed" in message
-        ):  # closed: the search is being stopped, the trial stays to be continued
+        # "closed": the search is being stopped; the trial stays as it is, to be continued.
+        if trial.ended or "closed" in message:
             return True
         if message.get("retries", 0) > trial.retries:
             trial.retries = message["retries"]

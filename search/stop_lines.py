@@ -54,7 +54,9 @@ def read_stop_rules(
             node = Table(table.place, {})
         rule = None if _is_off(node) else _rule(node, name, "stop", context)
         rules += [rule] if rule else []
-    return StopRules(_prune(table, context), (*rules, *groups))
+    unwritten = {rule.name for rule in rules if rule.name not in table.entries}
+    unwritten |= {"prune"} - set(table.entries)
+    return StopRules(_prune(table, context), (*rules, *groups), frozenset(unwritten))
 
 
 def _is_off(node: Node) -> bool:

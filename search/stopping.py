@@ -175,11 +175,12 @@ class StopRules:
 
     `prune` holds Optuna's pruner for the driver ({"rule", "min_epochs"} and, for successive_halving,
     "reduction"; None: no pruning). `rules` are judged here, in the order target, collapse, plateau, time,
-    groups.
+    groups. `by_default` names those (`prune` among them) that are on because the space does not mention them.
     """
 
     prune: Mapping[str, object] | None
     rules: tuple[Rule | Group, ...]
+    by_default: frozenset[str] = field(default=frozenset(), compare=False)
 
     def verdict(self, rows: Rows) -> Verdict | None:
         """The first rule that ends the trial after the last of `rows`, or None: it goes on."""

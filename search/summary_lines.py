@@ -13,6 +13,7 @@ from search.summary import reason_in_words
 __all__ = ["next_steps", "print_summary"]
 
 STATES = {"RUNNING": "in progress", "FAIL": "failed"}  # where another word is clearer than the study's
+ENDED = ("COMPLETE", "PRUNED", "FAIL")
 FEWEST_MORE = 8  # trials proposed for going on: below that a sampler has hardly anything to learn from
 
 
@@ -21,7 +22,8 @@ def print_summary(summary: Mapping[str, Any], space: Space, directory: RunDirect
     say()
     counted = sorted(summary["states"].items())
     states = ", ".join(f"{count} {STATES.get(state, state.lower())}" for state, count in counted)
-    trials = f"{summary['trials']} of {summary['budget']['trials']} trials ({states})"
+    ended = sum(count for state, count in counted if state in ENDED)
+    trials = f"{ended} of {summary['budget']['trials']} trials ended ({states})"
     say(f"{summary['run']}: {trials}, {summary['epochs']} epochs")
     if summary["best"] is None:
         say("No trial finished: none has a value for the objective.")

@@ -11,7 +11,7 @@ from search.study import Asked
 if TYPE_CHECKING:
     from search.run import Run
 
-__all__ = ["column_kinds", "trial_rows"]
+__all__ = ["column_kinds", "knobs_in_force", "trial_rows"]
 
 
 def trial_rows(run: Run) -> list[dict[str, Any]]:
@@ -47,6 +47,7 @@ def trial_rows(run: Run) -> list[dict[str, Any]]:
 
 
 def column_kinds(run: Run) -> dict[str, type]:
+    """The type of each `knob.*` and `static.*` column, which a column of nulls alone would not show."""
     kinds = {}
     for prefix, parameters, settings in (
         ("knob", run.space.knobs, run.space.family.knobs),

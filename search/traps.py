@@ -62,12 +62,15 @@ def _largest(parameter: Parameter) -> float:
 
 def _stop_traps(space: Space) -> list[str]:
     found, epochs, prune = [], space.budget.epochs, space.stop.prune
-    if prune and prune["min_epochs"] >= epochs:
+    unwritten = space.stop.by_default  # nobody chose their numbers, so nobody is warned of them
+    if prune and prune["min_epochs"] >= epochs and "prune" not in unwritten:
         least = prune["min_epochs"]
         found.append(
             f"stop.prune.min_epochs is {least}, not below a trial's {epochs} epochs: nothing is pruned."
         )
     for rule in space.stop.flat():
+        if rule.name in unwritten:
+            continue
         earliest = rule.settings.get("warmup", 0) + rule.settings.get("patience", 0)
         if earliest >= epochs:
             until = f"needs warmup + patience = {earliest} epochs, and a trial has {epochs}"

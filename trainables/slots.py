@@ -17,7 +17,7 @@ from trainables.engine import Engine
 from trainables.family import Data, Family
 from trainables.member import Job
 
-__all__ = ["choose_slots", "default_knobs", "pick"]
+__all__ = ["choose_slots", "default_knobs", "epoch_seconds", "pick"]
 
 WORTH_IT = 1.2  # gain over K = 1 below which one trial at a time is the simpler choice
 NEAR_BEST = 0.9
@@ -67,6 +67,28 @@ def choose_slots(
         if timings[slots] < NEAR_BEST * max(timings.values()):
             break
     return pick(timings), timings
+
+
+def epoch_seconds(family: Family, data: Data, static: Mapping[str, Any], *, device: torch.device) -> float:
+    """About how long one trial's epoch takes here, s: a few steps and a whole validation, measured."""
+    batch_size = int(static["batch_size"])
+    excerpt = _excerpt(data, batch_size)
+    engine = Engine(
+        family, Data({**excerpt.splits, "val": data.splits["val"]}, data.facts), static, 1, device=device
+    )
+    engine.admit(Job(0, seed=0, epochs=1_000_000, knobs=default_knobs(family)), 0)
+    engine.run_epoch()
+    _synchronise(device)
+    started = time.perf_counter()
+    engine.run_epoch()
+    _synchronise(device)
+    epoch = time.perf_counter() - started
+    started = time.perf_counter()
+    engine.evaluate("val")
+    _synchronise(device)
+    evaluation = time.perf_counter() - started
+    steps = data.size("train") // batch_size
+    return max(epoch - evaluation, 0.0) * steps / engine.steps + evaluation
 
 
 def default_knobs(family: Family) -> dict[str, Any]:
