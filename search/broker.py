@@ -17,12 +17,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from trainables import static_key
+from trainables.decisions import CONTINUE, PAUSE
 
-__all__ = ["CONTINUE", "FINISH", "PAUSE", "Broker", "Ledger"]
+__all__ = ["Broker", "Ledger"]
 
-# What an engine does with a trial after its row: train on, leave with its results, or leave to be continued
-# later.
-CONTINUE, FINISH, PAUSE = "continue", "finish", "pause"
 MAX_SKIPS = 16  # jobs that may overtake one that needs an empty engine before an engine is drained for it
 
 

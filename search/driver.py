@@ -10,6 +10,7 @@ What is here is the order of things and how they end. The record is `search.run`
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import importlib
 import logging
@@ -40,6 +41,7 @@ CHECKPOINT_EVERY_S = 10.0
 GROUP_TIMEOUT_S = 120  # a collective that takes longer ends the engine
 DISPLAY_S = 0.5
 SHUTDOWN_S = 60.0
+KILLS, KILL_AGAIN_S = 20, 1.0  # of controllers, for one may be started while another is ended
 
 
 @dataclass(frozen=True)
@@ -215,7 +217,10 @@ class _Engines:
             self.threads[name].start()
 
     def end(self, between: Callable[[], None]) -> None:
-        """Close the broker and wait until the engines have saved what they hold."""
+        """Close the broker and wait until the engines have saved what they hold.
+
+        Engines that are still starting hold nothing, so a search that is interrupted does not wait for them.
+        """
         import ray
 
         self.ending = True
@@ -223,13 +228,26 @@ class _Engines:
             ray.get(self.broker.close.remote())
         except ray.exceptions.RayActorError:
             logger.error("the broker is gone; the engines end when they notice it")
-        deadline = time.monotonic() + SHUTDOWN_S
-        while any(thread.is_alive() for thread in self.threads.values()) and time.monotonic() < deadline:
+        idle = self.run.interrupted and not self.run.occupancy["engines"]
+        if not idle and not self._ended_within(SHUTDOWN_S, between):
+            logger.error("engines did not end within %.0f s", SHUTDOWN_S)
+        # A thread still in `fit` when Ray shuts down would end this process: its controller goes first.
+        for _ in range(KILLS):
+            if self._ended_within(KILL_AGAIN_S, between):
+                return
+            for pid in _controllers():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+        logger.error("threads of engines outlive their controllers")
+
+    def _ended_within(self, seconds: float, between: Callable[[], None]) -> bool:
+        deadline = time.monotonic() + seconds
+        while any(thread.is_alive() for thread in self.threads.values()):
+            if time.monotonic() > deadline:
+                return False
             between()
             time.sleep(0.05)
-        for thread in self.threads.values():
-            if thread.is_alive():
-                logger.error("%s did not end within %.0f s", thread.name, SHUTDOWN_S)
+        return True
 
     def _serve(self, name: str, first: bool) -> None:
         from ray.train import FailureConfig, RunConfig, ScalingConfig
@@ -278,6 +296,15 @@ class _Engines:
             "checkpoint_every_s": CHECKPOINT_EVERY_S,
             "version": version(),
         }
+
+
+def _controllers() -> list[int]:
+    """Process ids of Ray Train's controllers, which run beside the driver, one an engine."""
+    from ray._private import state
+
+    actors = state.actors().values()
+    alive = [one for one in actors if one["ActorClassName"] == "TrainController" and one["State"] == "ALIVE"]
+    return [one["Pid"] for one in alive if one["Pid"]]
 
 
 class _Clock:

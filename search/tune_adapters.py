@@ -15,8 +15,8 @@ from ray.actor import ActorHandle
 from ray.tune import Callback, Stopper
 from ray.tune.search import Searcher
 
-from search.broker import FINISH, PAUSE
 from search.run import Run
+from trainables.decisions import FINISH, PAUSE
 
 __all__ = ["Housekeeping", "StudySearcher", "StudyStopper"]
 

@@ -16,6 +16,7 @@ from search.events import read_events
 
 HERE = Path(__file__).parent
 LIMIT_S = 180
+STARTED: list[subprocess.Popen] = []
 
 
 def write_space(directory: Path, **changes: object) -> Path:
@@ -49,8 +50,8 @@ def environment() -> dict[str, str]:
 
 
 def start(*arguments: object, cwd: Path) -> subprocess.Popen:
-    """A command in a process group of its own, so that a test can end all of it."""
-    return subprocess.Popen(
+    """A command in a process group of its own, so that all of it can be ended; `end_all` does so."""
+    process = subprocess.Popen(
         command(*arguments),
         cwd=cwd,
         env=environment(),
@@ -59,6 +60,17 @@ def start(*arguments: object, cwd: Path) -> subprocess.Popen:
         text=True,
         start_new_session=True,
     )
+    STARTED.append(process)
+    return process
+
+
+def end_all() -> None:
+    """End what the tests have started and a failed test has left running."""
+    while STARTED:
+        process = STARTED.pop()
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
 
 
 def run(*arguments: object, cwd: Path, expect: int = 0) -> str:

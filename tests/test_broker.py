@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from search.broker import CONTINUE, FINISH, MAX_SKIPS, PAUSE, Broker, Ledger
+from search.broker import MAX_SKIPS, Broker, Ledger
 from trainables import static_key
+from trainables.decisions import CONTINUE, FINISH, PAUSE
 
 SMALL, LARGE = {"width": 4}, {"width": 8}
 KEY = static_key(SMALL)

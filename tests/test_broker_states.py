@@ -8,8 +8,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from search.broker import CONTINUE, FINISH, PAUSE, Ledger
+from search.broker import Ledger
 from trainables import static_key
+from trainables.decisions import CONTINUE, FINISH, PAUSE
 
 SLOTS, ENGINES, STATICS, MAX_FAILURES = 3, ("a", "b"), ({"width": 4}, {"width": 8}), 1
 

@@ -14,6 +14,7 @@ import torch
 import yaml
 from searches import (
     alive,
+    end_all,
     events_of,
     listening_beyond_loopback,
     only_run,
@@ -28,6 +29,12 @@ from searches import (
 pytestmark = pytest.mark.slow
 
 LARGER = {"source": "synthetic", "size": 4096}  # epochs long enough to be interrupted
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_left_running():
+    yield
+    end_all()
 
 
 def study_of(run_dir: Path) -> optuna.Study:
@@ -158,7 +165,7 @@ def test_a_killed_driver_loses_nothing_and_resume_finishes_the_search(tmp_path):
 
 
 def test_an_interrupt_ends_cleanly_names_the_resume_command_and_resume_goes_on(tmp_path):
-    space = write_space(tmp_path, budget={"trials": 5, "epochs": 60}, data=LARGER)
+    space = write_space(tmp_path, budget={"trials": 5, "epochs": 25}, data=LARGER)
     process = start("run", space, cwd=tmp_path)
     run_dir = wait_for_rows(tmp_path, 10)
     process.send_signal(signal.SIGINT)
@@ -175,7 +182,7 @@ def test_an_interrupt_ends_cleanly_names_the_resume_command_and_resume_goes_on(t
 
 
 def test_a_killed_engine_is_replaced_and_its_trials_go_on(tmp_path):
-    space = write_space(tmp_path, budget={"trials": 4, "epochs": 80}, data=LARGER)
+    space = write_space(tmp_path, budget={"trials": 4, "epochs": 40}, data=LARGER)
     process = start("run", space, cwd=tmp_path)
     run_dir = wait_for_rows(tmp_path, 6)
     engines = [pid for pid, title in processes_below(process.pid).items() if "RayTrainWorker" in title]
@@ -185,6 +192,21 @@ def test_a_killed_engine_is_replaced_and_its_trials_go_on(tmp_path):
     whole(run_dir, 4)
     assert events_of(run_dir, "retried")
     assert max(pq.read_table(run_dir / "trials.parquet")["retries"].to_pylist()) == 1
+
+
+def test_a_killed_broker_ends_the_search_resumably_and_loses_nothing(tmp_path):
+    space = write_space(tmp_path, budget={"trials": 4, "epochs": 12}, data=LARGER)
+    process = start("run", space, cwd=tmp_path)
+    run_dir = wait_for_rows(tmp_path, 6)
+    brokers = [pid for pid, title in processes_below(process.pid).items() if "Broker" in title]
+    os.kill(brokers[0], signal.SIGKILL)
+    output, _ = process.communicate(timeout=90)
+    assert process.returncode == 3, output
+    assert "the broker between trials and engines died" in output, output
+    before = {(event["row"]["trial"], event["row"]["epoch"]) for event in events_of(run_dir, "reported")}
+    run("resume", run_dir, cwd=tmp_path)
+    whole(run_dir, 4)
+    assert before <= set(epochs_of(run_dir))
 
 
 def test_a_family_that_raises_fails_its_own_trials_and_no_others(tmp_path):

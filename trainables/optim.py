@@ -10,18 +10,23 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.optim.adamw import adamw
 
 __all__ = ["RowAdamW"]
 
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
-CPU_BLOCK = 65_536  # numbers of all rows: five blocks of float32 stay in a core's cache (tests/bench/LOG.md)
 
 
 class RowAdamW:
-    """The optimiser of a stack's `rows` f[K, P]; all settings and state are one entry or one row a trial."""
+    """The optimiser of a stack's `rows` f[K, P]; all settings and state are one entry or one row a trial.
 
-    def __init__(self, rows: Tensor) -> None:
+    `row_by_row`: torch's fused AdamW on one row after the other, on a CPU a fifth of the time of all rows at
+    once (tests/bench/LOG.md); on a GPU the rows go at once, and nothing there waits for their numbers.
+    """
+
+    def __init__(self, rows: Tensor, row_by_row: bool | None = None) -> None:
         self.rows = rows
+        self.row_by_row = rows.device.type == "cpu" if row_by_row is None else row_by_row
         self.first = torch.zeros_like(rows)  # running mean of the gradient
         self.second = torch.zeros_like(rows)  # running mean of its square
         self.steps = torch.zeros(rows.shape[0], dtype=torch.float64, device=rows.device)
@@ -43,9 +48,43 @@ class RowAdamW:
         """
         norms = torch.linalg.vector_norm(gradient, dim=1)
         moves = alive & torch.isfinite(norms)
+        scale = torch.clamp(clip / (norms.double() + 1e-6), max=1.0)
+        if self.row_by_row:
+            self._step_row_by_row(gradient, moves, scale, lr, weight_decay)
+        else:
+            self._step_at_once(gradient, moves, scale, lr, weight_decay)
+        return norms
+
+    def _step_row_by_row(
+        self, gradient: Tensor, moves: Tensor, scale: Tensor, lr: Tensor, weight_decay: Tensor
+    ) -> None:
+        for row in moves.nonzero().flatten().tolist():
+            if scale[row] < 1:
+                gradient[row].mul_(scale[row])
+            step = self.steps[row].to(torch.float32, copy=True)
+            adamw(
+                [self.rows[row]],
+                [gradient[row]],
+                [self.first[row]],
+                [self.second[row]],
+                [],
+                [step],
+                fused=True,
+                amsgrad=False,
+                beta1=BETA1,
+                beta2=BETA2,
+                lr=float(lr[row]),
+                weight_decay=float(weight_decay[row]),
+                eps=EPSILON,
+                maximize=False,
+            )
+            self.steps[row] += 1
+
+    def _step_at_once(
+        self, gradient: Tensor, moves: Tensor, scale: Tensor, lr: Tensor, weight_decay: Tensor
+    ) -> None:
         steps = torch.where(moves, self.steps + 1, self.steps)
         dtype = gradient.dtype
-        scale = torch.clamp(clip / (norms.double() + 1e-6), max=1.0)
         # A row that does not move: gradient 0, no decay, moments kept. Chosen by `where`, for 0 * NaN is NaN.
         zero, one = torch.zeros_like(steps), torch.ones_like(steps)
         decay = torch.where(moves, 1 - lr * weight_decay, one)
@@ -55,21 +94,8 @@ class RowAdamW:
         correction2 = torch.where(moves, (1 - BETA2**steps).sqrt(), one)
         rate = torch.where(moves, lr / correction1, zero)
         columns = [x.to(dtype).unsqueeze(1) for x in (scale, decay, keep1, keep2, correction2, rate)]
-        moves_column = moves.unsqueeze(1)
-        on_cpu = gradient.device.type == "cpu"
-        block = max(CPU_BLOCK // gradient.shape[0], 1024) if on_cpu else gradient.shape[1]
-        for start in range(0, gradient.shape[1], block):
-            span = slice(start, start + block)
-            _update(
-                self.rows[:, span],
-                gradient[:, span],
-                self.first[:, span],
-                self.second[:, span],
-                moves_column,
-                *columns,
-            )
+        _update(self.rows, gradient, self.first, self.second, moves.unsqueeze(1), *columns)
         self.steps = steps
-        return norms
 
     @torch.no_grad()
     def reset_row(self, slot: int) -> None:
@@ -107,7 +133,7 @@ def _update(
     correction2: Tensor,
     rate: Tensor,
 ) -> None:
-    """One AdamW update of blocks f[K, b]; the row settings are f[K, 1]."""
+    """One AdamW update of all rows f[K, P]; the row settings are f[K, 1]."""
     gradient = torch.where(
         moves, gradient * scale, torch.zeros((), dtype=gradient.dtype, device=gradient.device)
     )

@@ -20,6 +20,7 @@ import torch
 import torch.distributed as dist
 
 from trainables import family_named, static_key
+from trainables.decisions import CONTINUE, FINISH
 from trainables.engine import Engine
 from trainables.errors import BadCheckpoint
 from trainables.member import Job, Report
@@ -33,7 +34,6 @@ logger = logging.getLogger("loss_search.engine")
 
 IDLE_S = 5.0  # the longest wait for a job before the other workers hear that there is none
 DECISION_S = 30.0  # one remote call waits at most this long for decisions
-CONTINUE, FINISH = "continue", "finish"  # the broker's words; anything else means: pause
 
 
 def serve(config: dict[str, Any]) -> None:
@@ -64,12 +64,16 @@ class _Worker:
             self.broker = ray.get_actor(config["broker"]["name"], namespace=config["broker"]["namespace"])
 
     def serve(self) -> None:
-        self.slots = self._agree_on_slots()
-        if self.broker is not None:
-            about = {"slots": self.slots, "pid": os.getpid(), "device": str(self.device)}
-            ray.get(self.broker.attach.remote(self.name, about))
         try:
+            self.slots = self._agree_on_slots()
+            if self.broker is not None:
+                about = {"slots": self.slots, "pid": os.getpid(), "device": str(self.device)}
+                ray.get(self.broker.attach.remote(self.name, about))
             self._serve()
+        except ray.exceptions.RayActorError as error:
+            # The broker died, and with it the search; what was trained since the last checkpoint is kept.
+            logger.error("%s: the broker is gone: %s", self.name, error)
+            self._save_all()
         except OSError as error:
             # A full disk or a vanished run directory: no retry helps, and no trial is to blame.
             if self.broker is not None:
