@@ -16,7 +16,7 @@ from typing import Annotated
 
 import typer
 
-from search import commands_about, commands_read, commands_run
+from search import commands_about, commands_data, commands_read, commands_run
 from search.console import complain, say, shown_path
 from search.errors import LossSearchError
 from search.session import Session
@@ -48,6 +48,7 @@ for command in (
     commands_about.doctor,
 ):
     app.command()(command)
+app.add_typer(commands_data.data, name="data")
 
 
 def _print_version(wanted: bool) -> None:
