@@ -29,7 +29,7 @@ def families(
         return
     family = known_family(name)
     say(f"{family.name}: {family.summary}")
-    say(f"loss terms: {', '.join(family.terms)}; kinds of collapse: {', '.join(family.collapse_kinds)}")
+    say(f"loss terms: {', '.join(family.terms)}")
     say(f"data sources: {', '.join(family.sources)}")
     for title, settings in (
         ("knobs (vary within a stack)", family.knobs),
@@ -43,6 +43,8 @@ def families(
     better = {True: "higher", False: "lower", None: ""}
     metrics = [(key, better[metric.higher_is_better], metric.help) for key, metric in family.metrics.items()]
     print_table(("metrics", "better", "meaning"), metrics)
+    say()
+    print_table(("collapse", "shows when"), list(family.collapse_kinds.items()))
 
 
 def _range(setting: Any) -> str:

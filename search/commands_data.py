@@ -79,7 +79,8 @@ def check(
         say()
         _print_labels(kind, counts)
     say()
-    say(f"selection_accuracy of guessing: {number(found.chance(loaded.facts))}")
+    static = {name: setting.default for name, setting in found.statics.items()}
+    say(f"selection_accuracy of guessing: {number(found.chance(loaded.facts, static))}")
     for warning in [*_unnamed(found, file), *loaded.warnings]:
         say(f"warning: {warning}")
 

@@ -122,8 +122,10 @@ def _execute(
 
     try:
         _tune(run, plan, address, broker, between)
-    finally:
-        engines.end(between)
+    except BaseException:
+        engines.end(lambda: None)  # what `between` does may be what failed
+        raise
+    engines.end(between)
     if run.fault is not None:
         raise run.fault
     if engines.all_failed and run.work_left():

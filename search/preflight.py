@@ -71,7 +71,7 @@ def check_data(space: Space, workers_per_engine: int = 1, judged: Space | None =
             "workers cannot share evenly"
         )
     splits = {split: data.size(split) for split in data.splits}
-    return Checked(splits, family.chance(data.facts), tuple(warnings))
+    return Checked(splits, family.chance(data.facts, space.complete({})), tuple(warnings))
 
 
 def minutes_of(space: Space) -> tuple[float, float]:

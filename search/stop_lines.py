@@ -111,7 +111,7 @@ def _rule(node: Node, name: str, where: str, context: _Context) -> Rule | None:
             )
     values = read_settings(node, settings, where, context.complaints)
     if name == "collapse":
-        kinds = context.family.collapse_kinds
+        kinds = tuple(context.family.collapse_kinds)
         if "kinds" in node.entries:
             kinds = read_words(node.entries["kinds"], kinds, f"{where}.kinds", context.complaints) or kinds
         return Rule(name, {**values, "kinds": tuple(kinds)})

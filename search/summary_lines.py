@@ -14,6 +14,7 @@ __all__ = ["next_steps", "print_summary"]
 
 STATES = {"RUNNING": "in progress", "FAIL": "failed"}  # where another word is clearer than the study's
 ENDED = ("COMPLETE", "PRUNED", "FAIL")
+METRICS_SHOWN = 12
 FEWEST_MORE = 8  # trials proposed for going on: below that a sampler has hardly anything to learn from
 
 
@@ -50,11 +51,10 @@ def _best(summary: Mapping[str, Any], space: Space) -> None:
     if best["collapsed"]:
         say(f"  Beware: at its last epoch it shows collapse ({', '.join(best['collapsed'])}).")
     settings = ", ".join(f"{name}={short(value)}" for name, value in best["searched"].items())
-    metrics = ", ".join(
-        f"{name}={number(value)}" for name, value in _others(best["at_best"], summary).items()
-    )
+    others = [f"{name}={number(value)}" for name, value in _others(best["at_best"], summary).items()]
+    more = f", and {len(others) - METRICS_SHOWN} more in summary.json" if len(others) > METRICS_SHOWN else ""
     say(f"  settings  {settings}")
-    say(f"  metrics   {metrics}")
+    say(f"  metrics   {', '.join(others[:METRICS_SHOWN])}{more}")
 
 
 def _others(metrics: Mapping[str, Any], summary: Mapping[str, Any]) -> dict[str, Any]:

@@ -64,7 +64,7 @@ def column_kinds(run: Run) -> dict[str, type]:
 
 def knobs_in_force(run: Run, asked: Asked, values: Mapping[str, Any]) -> dict[str, Any]:
     """Knobs with their values; None for one that another knob's value puts out of force."""
-    settings = run.space.family.knobs
+    settings = {**run.space.family.statics, **run.space.family.knobs}
     everything = {**asked.static, **asked.knobs}
 
     def holds(name: str) -> bool:

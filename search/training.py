@@ -230,7 +230,7 @@ def _finish(engine: Engine, configuration: Configuration, directory: Path, say: 
         "epochs": member.epoch,
         "best_epoch": member.best_epoch,
         "objective": engine.objective,
-        "chance": engine.family.chance(engine.data.facts),
+        "chance": engine.family.chance(engine.data.facts, engine.static),
         "examples": {split: engine.data.size(split) for split in engine.data.splits},
         **found,
     }

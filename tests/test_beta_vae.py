@@ -137,7 +137,7 @@ def test_chance_is_what_answering_background_everywhere_scores():
     all_background = confusion(truth[None], torch.zeros_like(truth)[None], COLOURS)
     examined = {**_examined(_outputs()), "confusion": all_background}
     scored = BETA_VAE.measure(examined, {}).scalars["selection_accuracy"]
-    assert BETA_VAE.chance({"counts": COUNTS}) == pytest.approx(scored, rel=1e-9)
+    assert BETA_VAE.chance({"counts": COUNTS}, {}) == pytest.approx(scored, rel=1e-9)
 
 
 # ---- collapse
@@ -286,7 +286,7 @@ def test_the_terms_run_under_vmap_as_member_by_member():
 def test_a_picture_is_drawn_of_inputs_and_reconstructions(tmp_path):
     model, batch = _case_parts(by_name("beta_vae"))
     outputs = model.eval()(batch, {}, {})
-    BETA_VAE.draw(batch, outputs, tmp_path / "picture.png", "trial 0")
+    BETA_VAE.draw(batch, outputs, {}, tmp_path / "picture.png", "trial 0")
     with Image.open(tmp_path / "picture.png") as picture:
         assert min(picture.size) > SIDE
 

@@ -69,7 +69,7 @@ def test_both_files_load_as_weights_only_and_the_best_model_fits_the_family(case
     files = TrialFiles(tmp_path, VERSION)
     files.save_last(engine, 1, reports[-1])
     assert torch.load(tmp_path / "last.pt", weights_only=True)["epoch"] == 2
-    picture = tmp_path / "figures" / "reconstructions_epoch_2.png"
+    picture = tmp_path / "figures" / f"{case.family.picture.name}_epoch_2.png"
     assert picture.stat().st_size > 0
     files.finish(engine, 1)
     best = torch.load(tmp_path / "model.pt", weights_only=True)
@@ -80,7 +80,7 @@ def test_both_files_load_as_weights_only_and_the_best_model_fits_the_family(case
     assert facts["epoch"] == member.best_epoch
     assert facts["selection_accuracy"] == reports[member.best_epoch - 1].row["val.selection_accuracy"]
     assert not (tmp_path / "last.pt").exists()
-    assert (tmp_path / "figures" / "reconstructions_best.png").exists()
+    assert (tmp_path / "figures" / f"{case.family.picture.name}_best.png").exists()
     assert f"[VISUALIZATION] Saved: {picture}" in (tmp_path / "run.log").read_text()
     assert not list(tmp_path.rglob("*.tmp"))
 

@@ -41,7 +41,7 @@ class Tiny(Family):
     name = "tiny"
     summary = "autoencoder of two kinds of synthetic vectors, for tests"
     terms = ("reconstruction", "penalty")
-    collapse_kinds = ("code",)
+    collapse_kinds = {"code": "the root mean square of the code is below 0.01"}
     sources = ("synthetic",)
     knobs = {
         "penalty.weight": Number(0.1, 0.0, 10.0, "full weight of the penalty on the code"),
@@ -126,7 +126,7 @@ class Tiny(Family):
         }
         return Measured(scalars, {"errors": examined["error"].double()[:4].tolist()})
 
-    def chance(self, facts: Mapping[str, Any]) -> float:
+    def chance(self, facts: Mapping[str, Any], static: Mapping[str, Any]) -> float:
         return 1 / CLASSES
 
     def collapsed(self, scalars: Mapping[str, float]) -> dict[str, bool]:
@@ -135,7 +135,14 @@ class Tiny(Family):
     def collapse_is_judged(self, kind: str, knobs: Mapping[str, Any], full: Mapping[str, bool]) -> bool:
         return full["penalty"]
 
-    def draw(self, batch: Batch, outputs: Mapping[str, Tensor], path: Path, title: str) -> None:
+    def draw(
+        self,
+        batch: Batch,
+        outputs: Mapping[str, Tensor],
+        facts: Mapping[str, Any],
+        path: Path,
+        title: str,
+    ) -> None:
         """Clean vectors on the left, restored ones on the right, a row an example, a pixel a feature."""
         pair = torch.cat([batch["clean"], outputs["restored"]], -1).float()
         grey = ((pair.clamp(-3, 3) + 3) / 6 * 255).to(torch.uint8).cpu()

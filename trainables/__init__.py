@@ -15,7 +15,11 @@ if TYPE_CHECKING:
 __all__ = ["FAMILIES", "family_named", "static_key"]
 
 FAMILIES = {
+    "selection": "trainables.selection:SELECTION",
+    "multitask": "trainables.multitask:MULTITASK",
     "beta_vae": "trainables.beta_vae:BETA_VAE",
+    "panels": "trainables.panels:PANELS",
+    "tokens": "trainables.tokens:TOKENS",
 }
 
 

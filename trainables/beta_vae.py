@@ -74,7 +74,10 @@ class BetaVAE(Family):
         "beta-VAE on categorical grids (ARC): focal, class-weighted reconstruction against a scheduled KL"
     )
     terms = ("reconstruction", "kl")
-    collapse_kinds = ("mode", "posterior")
+    collapse_kinds = {
+        "mode": "at least 99 % of the predicted pixels are background, or foreground accuracy is below 0.05",
+        "posterior": "the mean KL per dimension is below 0.05 nats, while the KL weight is at its full value",
+    }
     sources = ("arc", "synthetic", "file")
 
     knobs = {
@@ -201,12 +204,12 @@ class BetaVAE(Family):
         counts = [class_counts(split["grid"], COLOURS).long().tolist() for split in data.splits.values()]
         return {"colour (pixels)": {str(c): [split[c] for split in counts] for c in range(COLOURS)}}
 
-    def chance(self, facts: Mapping[str, Any]) -> float:
+    def chance(self, facts: Mapping[str, Any], static: Mapping[str, Any]) -> float:
         """Mean IoU of answering background everywhere: its share over the number of colours seen."""
         counts = facts["counts"]
         return float(counts[0] / counts.sum() / (counts > 0).sum())
 
-    def collapsed(self, scalars: Mapping[str, float]) -> dict[str, bool]:
+    def collapsed(self, scalars: Mapping[str, float]) -> dict[str, bool | None]:
         only_background = scalars["background_share"] >= 0.99
         return {
             "mode": only_background or scalars["foreground_accuracy"] < 0.05,
@@ -216,7 +219,14 @@ class BetaVAE(Family):
     def collapse_is_judged(self, kind: str, knobs: Mapping[str, Any], full: Mapping[str, bool]) -> bool:
         return kind == "mode" or (knobs["kl.weight"] > 0 and full["kl"])
 
-    def draw(self, batch: Batch, outputs: Mapping[str, Tensor], path: Path, title: str) -> None:
+    def draw(
+        self,
+        batch: Batch,
+        outputs: Mapping[str, Tensor],
+        facts: Mapping[str, Any],
+        path: Path,
+        title: str,
+    ) -> None:
         predicted = outputs["logits"].argmax(-1)
         pictures.draw_grid_pairs(batch["grid"], predicted.unflatten(-1, (SIDE, SIDE)), path, title)
 

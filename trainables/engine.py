@@ -105,7 +105,7 @@ class Engine:
         alike).
         """
         assert self.members[slot] is None, f"slot {slot} is occupied"
-        member = Member(job, train_accuracy=self.family.chance(self.data.facts))
+        member = Member(job, train_accuracy=self.family.chance(self.data.facts, self.static))
         self.optimiser.reset_row(slot)
         if state is None:
             with torch.random.fork_rng(devices=[]):
@@ -234,10 +234,10 @@ class Engine:
         row |= {f"val.{name}": value for name, value in validated.scalars.items()}
         knobs = member.job.knobs
         for kind, now in self.family.collapsed(validated.scalars).items():
-            judged = self.family.collapse_is_judged(kind, knobs, full)
+            judged = now is not None and self.family.collapse_is_judged(kind, knobs, full)
             row[f"collapsed.{kind}"] = float(now) if judged else math.nan
         member.train_accuracy = trained.scalars["selection_accuracy"]
-        member.factors = self.family.reweigh(knobs, validated.scalars)
+        member.factors = self.family.reweigh(knobs, validated.scalars, facts)
         return validated.vectors
 
     def _renew(self, member: Member, slot: int, train: Mapping[str, Tensor]) -> None:
@@ -314,7 +314,9 @@ class Engine:
             )
             alive = alive & finite & torch.isfinite(norms)
             with torch.no_grad():
-                examined.append(vmap(self.family.examine)(outputs, batch, self.knobs))
+                seen = vmap(self.family.examine)(outputs, batch, self.knobs)
+                # What passes through untouched would keep the graph of every step until the epoch's end.
+                examined.append({name: tensor.detach() for name, tensor in seen.items()})
                 for i, mean in enumerate([*means, loss]):
                     sums[i] += mean.detach().double() * (active[i] if i < size else 1.0)
                 for i in range(size):
@@ -380,8 +382,13 @@ class Engine:
         return torch.tensor(values, dtype=torch.float64, device=self.device)
 
     def _gathered(self, examined: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-        """What all workers examined in an epoch, [K, S * B, ...]."""
-        return {name: self.workers.gather(torch.cat([e[name] for e in examined], 1)) for name in examined[0]}
+        """What all workers examined in an epoch, [K, S * B, ...], in the order of training."""
+        whole = {}
+        for name in examined[0]:
+            gathered = self.workers.gather(torch.cat([one[name] for one in examined], 1))
+            by_worker = gathered.unflatten(1, (self.workers.count, self.steps, -1))
+            whole[name] = by_worker.transpose(1, 2).flatten(1, 3)
+        return whole
 
     # ------------------------------------------------------------------ evaluation
 

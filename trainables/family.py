@@ -66,12 +66,16 @@ Setting = Number | Choice
 
 @dataclass(frozen=True)
 class Metric:
-    """One figure of the report: what it means, its range, and which way is better (None: neither)."""
+    """One figure of the report: what it means, its range, and which way is better (None: neither).
+
+    `optional`: NaN where there is nothing to measure, as the perplexity of a model without a codebook.
+    """
 
     help: str
     low: float = 0.0
     high: float = 1.0
     higher_is_better: bool | None = True
+    optional: bool = False
 
 
 class Noise(NamedTuple):
@@ -160,7 +164,7 @@ class Family(ABC):
     sources: tuple[str, ...]  # the first is the default
     file_fields: Mapping[str, Field] = {}  # arrays of the npz file that source "file" reads
     metrics: Mapping[str, Metric]  # holds "selection_accuracy", by which trials are ranked
-    collapse_kinds: tuple[str, ...]
+    collapse_kinds: Mapping[str, str]  # kind -> when it shows
     picture: Picture = Picture("reconstructions", 10, "train")
 
     @abstractmethod
@@ -221,7 +225,9 @@ class Family(ABC):
         """Weights of the terms that the model itself learns; None for a family whose models learn none."""
         return None
 
-    def reweigh(self, knobs: Mapping[str, Any], scalars: Mapping[str, float]) -> dict[str, float]:
+    def reweigh(
+        self, knobs: Mapping[str, Any], scalars: Mapping[str, float], facts: Mapping[str, Any]
+    ) -> dict[str, float]:
         """Factors on the terms' weights for the next epoch, from this epoch's validation metrics; a term that
         is not named has 1."""
         return {}
@@ -231,8 +237,9 @@ class Family(ABC):
     ) -> dict[str, Replacement]:
         """Parameters to replace after an epoch, by name, as when dead codes of a codebook are restarted.
 
-        `parameters` are one member's, to be read only; `examined` what `examine` saw of its training epoch;
-        `source` a CPU generator of this trial and epoch. Replaced entries begin with fresh moments.
+        `parameters` are one member's, to be read only; `examined` what `examine` saw of its training epoch,
+        in the order of training; `source` a CPU generator of this trial and epoch. Replaced entries begin
+        with fresh moments.
         """
         return {}
 
@@ -253,16 +260,18 @@ class Family(ABC):
         """
 
     def label_counts(self, data: Data) -> dict[str, dict[str, list[int]]]:
-        """For each kind of label: class name -> examples in train, val and test, for `data check`."""
+        """For each kind of label: class name -> examples in train, val and test, for `data check`. A name in
+        brackets, as "(no label)", is counted and is no class."""
         return {}
 
     @abstractmethod
-    def chance(self, facts: Mapping[str, Any]) -> float:
+    def chance(self, facts: Mapping[str, Any], static: Mapping[str, Any]) -> float:
         """`selection_accuracy` of guessing."""
 
     @abstractmethod
-    def collapsed(self, scalars: Mapping[str, float]) -> dict[str, bool]:
-        """For each kind of `collapse_kinds`: do these validation metrics show it now?"""
+    def collapsed(self, scalars: Mapping[str, float]) -> dict[str, bool | None]:
+        """For each kind of `collapse_kinds`: do these validation metrics show it now? None: not to be judged
+        with these static settings."""
 
     def collapse_is_judged(self, kind: str, knobs: Mapping[str, Any], full: Mapping[str, bool]) -> bool:
         """Whether `kind` can be judged in this epoch; `full[term]` says that a term's weight is at its
@@ -271,7 +280,14 @@ class Family(ABC):
         return True
 
     @abstractmethod
-    def draw(self, batch: Batch, outputs: Mapping[str, Tensor], path: Path, title: str) -> None:
+    def draw(
+        self,
+        batch: Batch,
+        outputs: Mapping[str, Tensor],
+        facts: Mapping[str, Any],
+        path: Path,
+        title: str,
+    ) -> None:
         """A picture of one model's outputs on the examples that `self.picture` asks for, as a PNG at `path`.
 
         A file appears there whole or not at all.

@@ -86,7 +86,8 @@ class TrialFiles:
         batch = {key: tensor[index] for key, tensor in engine.splits[engine.family.picture.split].items()}
         outputs = engine.predict(slot, batch, row)
         on_cpu = [{key: tensor.cpu() for key, tensor in tensors.items()} for tensors in (batch, outputs)]
-        engine.family.draw(*on_cpu, path, f"trial {member.job.trial}, epoch {epoch} of {member.job.epochs}")
+        title = f"trial {member.job.trial}, epoch {epoch} of {member.job.epochs}"
+        engine.family.draw(*on_cpu, engine.data.facts, path, title)
         self.log(f"[VISUALIZATION] Saved: {path}")
 
 

@@ -59,7 +59,7 @@ class Group:
         self.rank, self.count = dist.get_rank(), dist.get_world_size()
 
     def sum(self, tensor: Tensor) -> Tensor:
-        total = tensor.detach().clone()
+        total = tensor.detach().clone(memory_format=torch.contiguous_format)  # NCCL takes no other
         dist.all_reduce(total)
         return total
 
