@@ -42,7 +42,7 @@ def _outputs(size: int = 40) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Logits of every task, and labels of which about a fifth is missing."""
     source = torch.Generator().manual_seed(0)
     outputs, batch = {}, {}
-    for task in CLASSES:
+    for task, classes in CLASSES.items():
         outputs[task] = 2 * torch.randn(size, classes, generator=source, dtype=torch.float64)
         label = torch.randint(classes, (size,), generator=source)
         batch[task] = torch.where(torch.rand(size, generator=source) < 0.2, -1, label)

@@ -214,7 +214,7 @@ def test_what_a_configuration_leaves_out_has_the_familys_default(here: Path) -> 
         ("family: beta_vae\nepochs: 3\ndata: {source: internet}\n", "data.source is 'internet'"),
         ("family: beta_vae\nepochs: !!python/name:os.system\n", "2: the YAML tag"),
         ("family: &a beta_vae\nepochs: 3\n", "anchor"),
-        ("family: os:system\nepochs: 3\n", "none of beta_vae"),
+        ("family: os:system\nepochs: 3\n", "none of selection, multitask, beta_vae"),
     ],
 )
 def test_a_wrong_configuration_is_refused_with_its_line(here: Path, text: str, complaint: str) -> None:
