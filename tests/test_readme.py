@@ -5,7 +5,10 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pyarrow.parquet as pq
+import pytest
 import typer
+from searches import only_run, run
 
 from search.cli import app
 from search.record import schema_markdown
@@ -19,7 +22,7 @@ def test_the_readme_lists_every_column_of_the_record():
 
 
 def test_the_space_in_the_readme_is_a_space_without_traps(tmp_path):
-    (text,) = re.findall(r"```yaml\n(.*?)```", README, flags=re.DOTALL)
+    text, _ = re.findall(r"```yaml\n(.*?)```", README, flags=re.DOTALL)
     path = tmp_path / "readme.yaml"
     path.write_text(text)
     space = load_space(path)
@@ -34,3 +37,34 @@ def test_every_command_in_the_readme_exists():
     used |= set(re.findall(r"`(show|resume|check|run|train|validate) ", README))
     assert used <= known
     assert {"run", "resume", "train", "show", "check", "validate", "doctor", "export", "tensorboard"} <= used
+
+
+def test_the_family_in_the_readme_is_short_and_its_space_is_valid(tmp_path):
+    code = _own_family(tmp_path)
+    assert sum(bool(line.strip()) for line in code.splitlines()) < 70
+    said = run("validate", "moons.yaml", cwd=tmp_path)
+    assert "family moons, two half circles" in said
+    assert "warning" not in said
+
+
+@pytest.mark.slow
+def test_the_family_in_the_readme_is_searched_in_a_stack_like_any_other(tmp_path):
+    _own_family(tmp_path)
+    run("run", "moons.yaml", "--trials", 4, "--epochs", 6, "--engines", 1, "--slots", 2, cwd=tmp_path)
+    run("check", only_run(tmp_path), cwd=tmp_path)
+    trials = pq.read_table(only_run(tmp_path) / "trials.parquet").to_pylist()
+    assert len(trials) == 4 and {trial["state"] for trial in trials} <= {"COMPLETE", "PRUNED"}
+    assert max(trial["objective"] for trial in trials) > 0.7, "guessing scores 0.5"
+    rows = pq.read_table(only_run(tmp_path) / "epochs.parquet").to_pylist()
+    assert {row["slot"] for row in rows} == {0, 1}
+    assert 10 < rows[0]["active.labels"] < 60 and rows[0]["active.consistency"] == 1024
+    assert list((only_run(tmp_path) / "trials").glob("*/figures/moons_best.png"))
+
+
+def _own_family(directory: Path) -> str:
+    """Save the README's own family and its space, as the README says."""
+    (code,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    _, space = re.findall(r"```yaml\n(.*?)```", README, flags=re.DOTALL)
+    (directory / "moons.py").write_text(code)
+    (directory / "moons.yaml").write_text(space)
+    return code
