@@ -17,7 +17,7 @@ OPTIONS = {"a": "none", "b": "sqrt_inverse"}
 
 @pytest.fixture(scope="module")
 def rows():
-    """The rows of both options on ARC's grids, by option; of the default budget of 20 epochs the first six."""
+    """The rows of both options on ARC's grids, by option: the first six epochs of a budget of 20."""
     settings = {name: setting.default for name, setting in BETA_VAE.data_settings.items()}
     data = BETA_VAE.load({"source": "arc", "path": None, **settings})
     static = {name: setting.default for name, setting in BETA_VAE.statics.items()}

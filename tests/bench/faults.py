@@ -4,9 +4,9 @@ lost.
     python tests/bench/faults.py --kills 20 --seed 0
 
 Prints a line a kill and at the end: rows that were reported before a kill, rows lost, rows twice, trials
-run again after their end, and what `loss-search check` says. Exit code 0 when nothing was lost. A kill
-comes between 0 and 40 seconds after the command starts, so that start-up, training, the end of trials and
-compaction are all hit.
+run again after their end, and what `loss-search check` says. Exit code 0 when nothing was lost. One kill in
+three comes within 20 seconds of the command's start, so that start-up is hit, the others within 12 seconds of
+its first new row: training, the end of trials, and the refill of slots.
 """
 
 from __future__ import annotations
@@ -28,7 +28,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from searches import command, environment, events_of, write_space  # noqa: E402  needs the path above
 
 TRIALS = 12
-LATEST_S = 40.0
+AT_START = 1 / 3  # share of the kills
+STARTING_S, TRAINING_S = 20.0, 12.0
 LIMIT_S = 600
 
 
@@ -45,14 +46,15 @@ def main() -> int:
 
 
 def _soak(folder: Path, kills: int, moments: random.Random) -> int:
-    data = {"source": "synthetic", "size": 4096}
+    data = {"source": "synthetic", "size": 12_288}
     space = write_space(folder, budget={"trials": TRIALS, "epochs": 60}, data=data)
     reported: set[tuple[int, int]] = set()
     arguments: tuple[object, ...] = ("run", space)
     done = 0
     while done < kills:
-        after_s = moments.uniform(0.0, LATEST_S)
-        code = _run(folder, arguments, after_s)
+        at_start = moments.random() < AT_START
+        after_s = moments.uniform(0.0, STARTING_S if at_start else TRAINING_S)
+        code = _run(folder, arguments, after_s, after_a_row=not at_start)
         runs = list(folder.glob("runs/*"))
         if code == 0:
             print(f"the search ended by itself before kill {done + 1}")
@@ -62,7 +64,11 @@ def _soak(folder: Path, kills: int, moments: random.Random) -> int:
             reported |= _rows(runs[0])
         if runs and (runs[0] / "study.journal").exists():
             arguments = ("resume", runs[0])
-        print(f"kill {done:2d} after {after_s:4.1f} s: {len(reported)} rows reported so far", flush=True)
+        since = "the start" if at_start else "a new row"
+        print(
+            f"kill {done:2d}, {after_s:4.1f} s after {since}: {len(reported)} rows reported so far",
+            flush=True,
+        )
     if arguments[0] == "resume" and _run(folder, arguments, LIMIT_S) != 0:
         print("the last resume did not finish the search")
         return 1
@@ -70,8 +76,8 @@ def _soak(folder: Path, kills: int, moments: random.Random) -> int:
     return _judge(folder, run_dir, reported, done)
 
 
-def _run(folder: Path, arguments: tuple[object, ...], limit_s: float) -> int:
-    """Run a command and kill it after `limit_s`; its exit code."""
+def _run(folder: Path, arguments: tuple[object, ...], limit_s: float, after_a_row: bool = False) -> int:
+    """Run a command and kill it `limit_s` after its start, or after its first new row; its exit code."""
     process = subprocess.Popen(
         command(*arguments),
         cwd=folder,
@@ -80,6 +86,9 @@ def _run(folder: Path, arguments: tuple[object, ...], limit_s: float) -> int:
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
+    before = _count(folder)
+    while after_a_row and process.poll() is None and _count(folder) == before:
+        time.sleep(0.1)
     try:
         return process.wait(limit_s)
     except subprocess.TimeoutExpired:
@@ -87,6 +96,11 @@ def _run(folder: Path, arguments: tuple[object, ...], limit_s: float) -> int:
         process.wait()
         time.sleep(1.0)  # Ray's processes end with their driver
         return -signal.SIGKILL
+
+
+def _count(folder: Path) -> int:
+    """Rows reported so far by the only run below `folder`; 0 before it is made."""
+    return sum(len(events_of(path.parent, "reported")) for path in folder.glob("runs/*/events.jsonl"))
 
 
 def _rows(run_dir: Path) -> set[tuple[int, int]]:
