@@ -58,8 +58,11 @@ def _best(summary: Mapping[str, Any], space: Space) -> None:
 
 
 def _others(metrics: Mapping[str, Any], summary: Mapping[str, Any]) -> dict[str, Any]:
+    """The other metrics that there are: one that was not measured, as a codebook's without one, is NaN."""
     return {
-        name: value for name, value in metrics.items() if name != summary["objective"] and value is not None
+        name: value
+        for name, value in metrics.items()
+        if name != summary["objective"] and value is not None and value == value
     }
 
 
