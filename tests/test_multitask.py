@@ -21,8 +21,9 @@ from search.space import Space, load_space
 from trainables.errors import BadData
 from trainables.family import Data
 from trainables.member import Job
-from trainables.multitask import MULTITASK, POOLINGS, pool_views
+from trainables.multitask import MULTITASK
 from trainables.multitask_data import TASKS
+from trainables.multitask_layers import POOLINGS, pool_views
 from trainables.slots import default_knobs
 
 CLASSES = {"action_class": 5, "severity": 3, "offence": 2}

@@ -21,6 +21,7 @@ from search.parameters import Parameter
 from trainables import keyed
 from trainables.family import Data
 from trainables.panels import MOST_CANDIDATES, MOST_COMPARED, PANELS
+from trainables.panels_layers import picked
 from trainables.slots import default_knobs
 
 JOINED = ("fused", "image", "text", "shown", "both", "page")
@@ -263,18 +264,17 @@ def test_only_an_attached_target_is_pulled_to_its_prediction(target: str, own: b
 
 def test_one_shown_panel_a_page_is_masked_each_equally_often_in_training():
     """20,000 draws of three panels; a share off 1/3 by 0.017 is five standard deviations."""
-    model, _, _ = _model()
     shown = torch.tensor([[True, False, True, True]]).expand(20_000, 4)
     noise = keyed.draw(
         PANELS.noise(by_name("panels").full_static, {"panels": 4})["masked"], 20_000, keyed.generator(0, "x")
     )
-    masked = model.train()._masked(shown, {"masked": noise})
+    masked = picked(shown, noise)
     assert masked.dtype == torch.bool and (masked.sum(1) == 1).all() and not masked[:, 1].any()
     shares = masked.double().mean(0)[[0, 2, 3]]
     torch.testing.assert_close(shares, torch.full((3,), 1 / 3).double(), atol=0.017, rtol=0)
-    extreme = model._masked(shown[:2], {"masked": torch.tensor([0.0, 1 - 2**-24])})
+    extreme = picked(shown[:2], torch.tensor([0.0, 1 - 2**-24]))
     assert extreme.tolist() == [[True, False, False, False], [False, False, False, True]]
-    assert not model._masked(torch.zeros(1, 4, dtype=torch.bool), {"masked": noise[:1]}).any()
+    assert not picked(torch.zeros(1, 4, dtype=torch.bool), noise[:1]).any()
 
 
 def test_every_panel_is_masked_in_turn_in_evaluation():

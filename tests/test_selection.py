@@ -18,9 +18,11 @@ from torch.func import vmap
 from torch.nn.functional import one_hot
 
 from search.space import load_space, traps
+from trainables.grids import COLOURS
 from trainables.gumbel import Speaker, chosen, gumbel_softmax
-from trainables.selection import COLOURS, PATCH, SELECTION, patchified, unpatchified
+from trainables.selection import SELECTION
 from trainables.selection_data import inside
+from trainables.selection_layers import PATCH, patchified, unpatchified
 from trainables.selection_pictures import MOST_SHOWN, RIGHT, WRONG, Games, _places, draw_games
 from trainables.slots import default_knobs
 

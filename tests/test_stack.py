@@ -121,7 +121,8 @@ def test_a_prediction_is_that_of_the_ordinary_model_with_the_rows_state_dict(cas
     engine = engine_of(case, 3, {slot: job(case, slot) for slot in range(3)}, dtype=torch.float64)
     model = case.family.build(case.full_static, case.load().facts).double().eval()
     model.load_state_dict(engine.stack.read_row(1))
-    batch = {name: tensor[: engine.group * max(1, 5 // engine.group)] for name, tensor in engine.splits["val"].items()}
+    size = engine.group * max(1, 5 // engine.group)
+    batch = {name: tensor[:size] for name, tensor in engine.splits["val"].items()}
     expected = model(batch, {}, {name: value[1] for name, value in engine.knobs.items()})
     for name, tensor in engine.predict(1, batch).items():
         torch.testing.assert_close(tensor, expected[name], rtol=1e-10, atol=1e-10)

@@ -15,6 +15,7 @@ accuracy rewards a model that paints everything background, per-colour recall on
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -32,17 +33,17 @@ from trainables.layers import Dense
 from trainables.losses import focal_cross_entropy, gaussian_kl
 
 SIDE = 16
-KL_SCHEDULES = ("constant", "linear", "delayed", "cyclical")
+SCHEDULES = ("constant", "linear", "delayed", "cyclical")
 LOG_VARIANCE = (-8.0, 8.0)  # outside it exp() leaves float32's useful range within a few careless steps
 
 
 class GridVAE(nn.Module):
     """One beta-VAE. forward: grid i64[B, 16, 16] -> logits f[B, 256, 10], mean and log_variance f[B, D]."""
 
-    def __init__(self, latent_dim: int, width: int, encoder: str, augment: str) -> None:
+    def __init__(self, static: Mapping[str, Any]) -> None:
         super().__init__()
-        self.augment = augment
-        self.encoder = _mlp_encoder(width) if encoder == "mlp" else _conv_encoder(width)
+        latent_dim, width, self.augment = static["latent_dim"], static["width"], static["augment"]
+        self.encoder = _mlp_encoder(width) if static["encoder"] == "mlp" else _conv_encoder(width)
         self.to_latent = Dense(width, 2 * latent_dim)
         self.decoder = nn.Sequential(
             Dense(latent_dim, width),
@@ -83,12 +84,12 @@ class BetaVAE(Family):
     knobs = {
         "reconstruction.gamma": Number(0.0, 0.0, 5.0, "focal exponent; 0 is cross-entropy"),
         **class_weight_knobs("colours"),
-        **weight_knobs("kl", 0.03, 100.0, "beta at its full value", KL_SCHEDULES),
+        **weight_knobs("kl", 0.03, 100.0, "weight of the KL at its full value (beta)", SCHEDULES),
         "kl.free_bits": Number(0.0, 0.0, 2.0, "KL per dimension that is not charged, nats"),
         **optimiser_knobs(),
     }
     statics = {
-        "latent_dim": Number(16, 2, 128, "size D of the latent", integer=True),
+        "latent_dim": Number(16, 2, 128, "size of the latent", integer=True),
         "width": Number(256, 8, 2048, "width of the hidden layers", integer=True),
         "encoder": Choice(
             "mlp", ("mlp", "conv"), "network of the encoder; conv is several times slower on a CPU"
@@ -99,7 +100,7 @@ class BetaVAE(Family):
     file_fields = grid_fields(SIDE)
     data_settings = {
         "min_background": Number(0.8, 0.0, 1.0, "keep grids with at least this share of background"),
-        "size": Number(4096, 64, 1_000_000, "training grids of the synthetic source", integer=True),
+        "size": Number(4096, 64, 1_000_000, "training examples of the synthetic source", integer=True),
         "seed": Number(0, 0, 2**31 - 1, "seed of the synthetic source", integer=True),
     }
     metrics = {
@@ -112,13 +113,11 @@ class BetaVAE(Family):
         "perfect_grids": Metric("share of grids without one wrong pixel"),
         "background_share": Metric("share of pixels predicted as background", higher_is_better=None),
         "background_truth": Metric("share of pixels that are background", higher_is_better=None),
-        "kl_mean": Metric(
-            "mean over latent dimensions of KL, nats", high=float("inf"), higher_is_better=None
-        ),
-        "kl_min": Metric("smallest KL of a latent dimension, nats", high=float("inf"), higher_is_better=None),
-        "kl_max": Metric("largest KL of a latent dimension, nats", high=float("inf"), higher_is_better=None),
-        "active_units_kl": Metric("latent dimensions with KL above 0.05 nats", high=float("inf")),
-        "active_units_variance": Metric("latent dimensions with Var E[z|x] above 0.01", high=float("inf")),
+        "kl_mean": Metric("mean over latent dimensions of KL, nats", high=math.inf, higher_is_better=None),
+        "kl_min": Metric("smallest KL of a latent dimension, nats", high=math.inf, higher_is_better=None),
+        "kl_max": Metric("largest KL of a latent dimension, nats", high=math.inf, higher_is_better=None),
+        "active_units_kl": Metric("latent dimensions with KL above 0.05 nats", high=math.inf),
+        "active_units_variance": Metric("latent dimensions with Var E[z|x] above 0.01", high=math.inf),
     }
 
     def load(self, settings: Mapping[str, Any]) -> Data:
@@ -132,7 +131,7 @@ class BetaVAE(Family):
         return Data(grids.splits, {"counts": counts, **grids.facts}, grids.warnings)
 
     def build(self, static: Mapping[str, Any], facts: Mapping[str, Any]) -> nn.Module:
-        return GridVAE(static["latent_dim"], static["width"], static["encoder"], static["augment"])
+        return GridVAE(static)
 
     def noise(self, static: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Noise]:
         turns = {"turn": Noise(8, ())} if static["augment"] == "d4" else {}

@@ -14,8 +14,8 @@ from torch import Tensor
 
 # fmt: off
 __all__ = [
-    "Compared", "compared", "info_nce", "nearest_shares", "per_group", "rankme", "recall_at", "retrieval",
-    "supervised_contrastive",
+    "Compared", "compared", "info_nce", "nearest_shares", "pairs", "per_group", "rankme", "recall_at",
+    "retrieval", "supervised_contrastive",
 ]
 # fmt: on
 
@@ -69,6 +69,23 @@ def info_nce(
     logits = torch.where(candidates, queries @ keys.transpose(-1, -2) / temperature, FAR)
     log_p = logits - logits.logsumexp(-1, keepdim=True)
     return -torch.where(match & candidates, log_p, torch.zeros_like(log_p)).sum(-1)
+
+
+def pairs(groups: Tensor, everyones: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Which of everyone's members belong to an anchor's group, and which is the anchor itself.
+
+    Args:
+        groups: number of each group of this worker, i64[B]. everyones: of all workers, i64[W B].
+        size: P, members of a group; member p of the b-th group has the place b P + p.
+
+    Returns:
+        bool[B P, W B P], twice.
+    """
+    place = torch.arange(size, device=groups.device)
+    group, member = groups.unsqueeze(1).expand(-1, size).flatten(), place.repeat(len(groups))
+    other_group, other = everyones.unsqueeze(1).expand(-1, size).flatten(), place.repeat(len(everyones))
+    same = group.unsqueeze(1) == other_group
+    return same, same & (member.unsqueeze(1) == other)
 
 
 def per_group(values: Tensor, counted: Tensor, everyones: Tensor) -> tuple[Tensor, Tensor]:

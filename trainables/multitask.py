@@ -3,10 +3,14 @@
     static f[F] ──► encoder ─────────────────────┐
     views f[V, G] ──► encoder ──► masked pooling ┴──► trunk ──► a head a task ──► logits f[C_t]
 
-    loss     sum over tasks of factor_t weight_t term_t (+ penalty, where the factors are learnt)
-    term_t   mean over the examples with a label of cross-entropy, focal loss or one-vs-rest binary
-             cross-entropy, class-weighted, smoothed and logit-adjusted (trainables.classification)
-    factor_t 1, or what the last epoch's validation metrics say, or learnt (trainables.task_weights)
+    loss      sum over tasks of factor_t weight_t term_t (+ penalty, where the factors are learnt)
+    term_t    mean over the examples with a label, targets smoothed, of one of three kinds:
+      ce      w_y (-log p_y)
+      focal   w_y (1 - p_y)^gamma (-log p_y)                                       Lin et al. 2017, eq. 5
+      bce     w_y (-log p_y - sum over c != y of log(1 - p_c)), p_c one-vs-rest    Cui et al. 2019, section 4
+    p         of logits + tau log(prior), in training only                         Menon et al. 2021, eq. 10
+    factor_t  1, or from the last epoch's validation metrics (trainables.task_weights), or learnt: exp(-s_t),
+              penalty sum over tasks of s_t / 2                                    Kendall et al. 2018, eq. 10
 
 The knobs correct for imbalance in five ways, each of them published alone, and they overlap: two at once
 correct twice. Trials are ranked by the mean over tasks of balanced accuracy, in which every class counts the
@@ -15,15 +19,16 @@ same; accuracy rewards a model that never answers a rare class.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from trainables import metrics, multitask_pictures
-from trainables.class_weights import METHODS, class_weights
+from trainables import metrics, multitask_pictures, multitask_traps
+from trainables.class_weights import class_weights
 from trainables.classification import KINDS, classification_loss, labelled, logit_adjustment
 from trainables.data import class_counts
 from trainables.family import (
@@ -37,17 +42,23 @@ from trainables.family import (
     Noise,
     Number,
     Picture,
-    Setting,
     Term,
 )
 from trainables.knobs import class_weight_knobs, optimiser_knobs, weight_knobs
 from trainables.layers import Dense
 from trainables.multitask_data import FILE_FIELDS, TASKS, example_file, synthetic_examples
+from trainables.multitask_layers import POOLINGS, hidden, pool_views
 from trainables.task_weights import STRATEGIES, learnt_weights, task_factors
 
-INF = float("inf")
-POOLINGS = ("mean", "max", "attention")
 ONE_ANSWER = 0.01  # nats of the mean prediction: in two classes, less than 0.13 % of it for the second
+TASK_METRICS = {  # of each task, on the examples that have its label
+    "accuracy": Metric("share of examples right; high for a model that knows only frequent classes"),
+    "balanced_accuracy": Metric("mean over classes of recall"),
+    "macro_f1": Metric("mean over classes of F1"),
+    "majority_share": Metric("share of the predictions that fall to one class", higher_is_better=None),
+    "predicted_classes": Metric("classes that are predicted at all", high=math.inf, higher_is_better=None),
+    "entropy": Metric("entropy of the mean prediction, nats", high=math.inf, higher_is_better=None),
+}
 
 
 class MultiTaskNet(nn.Module):
@@ -55,15 +66,15 @@ class MultiTaskNet(nn.Module):
     f[B, C_t] for each task, and log_variances f[B, T], the same for every example.
     """
 
-    def __init__(self, facts: Mapping[str, Any], pooling: str, width: int, depth: int) -> None:
+    def __init__(self, static: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
         super().__init__()
-        self.pooling = pooling
-        self.static_encoder = nn.Sequential(*_hidden(facts["num_features"], width))
-        self.view_encoder = nn.Sequential(*_hidden(facts["num_view_features"], width))
+        width, self.pooling = static["width"], static["pooling"]
+        self.static_encoder = nn.Sequential(*hidden(facts["num_features"], width))
+        self.view_encoder = nn.Sequential(*hidden(facts["num_view_features"], width))
         # A vector without a bias, which softmax would cancel: AdamW would make steps of its rounding errors.
-        self.score = nn.Parameter(torch.randn(width) / width**0.5) if pooling == "attention" else None
-        inner = [layer for _ in range(depth - 1) for layer in _hidden(width, width)]
-        self.trunk = nn.Sequential(*_hidden(2 * width, width), *inner)
+        self.score = nn.Parameter(torch.randn(width) / width**0.5) if self.pooling == "attention" else None
+        inner = [layer for _ in range(static["depth"] - 1) for layer in hidden(width, width)]
+        self.trunk = nn.Sequential(*hidden(2 * width, width), *inner)
         self.heads = nn.ModuleDict({task: Dense(width, len(facts["class_names"][task])) for task in TASKS})
         self.log_variances = nn.Parameter(torch.zeros(len(TASKS)))
 
@@ -75,45 +86,6 @@ class MultiTaskNet(nn.Module):
         features = self.trunk(torch.cat([self.static_encoder(batch["static"]), pooled], -1))
         logits = {task: head(features) for task, head in self.heads.items()}
         return {**logits, "log_variances": self.log_variances.expand(len(features), len(TASKS))}
-
-
-def pool_views(views: Tensor, mask: Tensor, pooling: str, score: Tensor | None = None) -> Tensor:
-    """f[B, V, W] of which bool[B, V] are there -> f[B, W]; zeros, with a gradient of zero, where none is.
-
-    attention: the mean in shares softmax(views @ score), score f[W].
-    """
-    there = mask.unsqueeze(-1)
-    least = torch.finfo(views.dtype).min  # not -inf, of which a row without views would make NaN
-    if pooling == "max":
-        highest = torch.where(there, views, torch.full_like(views, least)).amax(-2)
-        return torch.where(mask.any(-1, keepdim=True), highest, torch.zeros_like(highest))
-    if pooling == "attention":
-        scores = (views @ score).unsqueeze(-1)
-        shares = torch.where(there, scores, torch.full_like(scores, least)).softmax(-2)
-    else:
-        shares = 1 / there.to(views.dtype).sum(-2, keepdim=True).clamp(min=1)
-    return (torch.where(there, views, torch.zeros_like(views)) * shares).sum(-2)
-
-
-def _task_knobs(task: str) -> dict[str, Setting]:
-    kind = f"{task}.kind"
-    return {
-        **weight_knobs(task, 1.0, 100.0, f"weight of {task} in the loss"),
-        kind: Choice("ce", KINDS, "cross-entropy, focal loss or one-vs-rest binary cross-entropy"),
-        f"{task}.gamma": Number(2.0, 0.0, 5.0, "focal exponent", when={kind: ("focal",)}),
-    }
-
-
-def _task_metrics() -> dict[str, Metric]:
-    """Metrics of one task, on the examples that have its label."""
-    return {
-        "accuracy": Metric("share of examples right; high for a model that knows only frequent classes"),
-        "balanced_accuracy": Metric("mean over classes of recall"),
-        "macro_f1": Metric("mean over classes of F1"),
-        "majority_share": Metric("share of the predictions that fall to one class", higher_is_better=None),
-        "predicted_classes": Metric("classes that are predicted at all", high=INF, higher_is_better=None),
-        "entropy": Metric("entropy of the mean prediction, nats", high=INF, higher_is_better=None),
-    }
 
 
 class MultiTask(Family):
@@ -131,7 +103,23 @@ class MultiTask(Family):
     picture = Picture("confusion", 1024, "val")
 
     knobs = {
-        **{name: knob for task in TASKS for name, knob in _task_knobs(task).items()},
+        **{
+            name: knob
+            for task in TASKS
+            for name, knob in {
+                **weight_knobs(task, 1.0, 100.0, f"weight of {task}"),
+                f"{task}.kind": Choice(
+                    "ce", KINDS, "cross-entropy, focal loss or one-vs-rest binary cross-entropy"
+                ),
+                f"{task}.gamma": Number(
+                    2.0,
+                    0.0,
+                    5.0,
+                    "focal exponent; 0 is cross-entropy",
+                    when={f"{task}.kind": ("focal",)},
+                ),
+            }.items()
+        },
         **class_weight_knobs("classes of every task"),
         "label_smoothing": Number(0.0, 0.0, 0.5, "share of each target spread evenly over the classes"),
         "logit_adjustment.tau": Number(
@@ -149,7 +137,7 @@ class MultiTask(Family):
     }
     statics = {
         "pooling": Choice("attention", POOLINGS, "how the views of an example become one vector"),
-        "width": Number(64, 8, 2048, "width of all hidden layers", integer=True),
+        "width": Number(64, 8, 2048, "width of the hidden layers", integer=True),
         "depth": Number(2, 1, 8, "hidden layers of the trunk", integer=True),
         "batch_size": Number(128, 2, 4096, "examples in a step, over all workers of an engine", integer=True),
     }
@@ -162,23 +150,19 @@ class MultiTask(Family):
     }
     metrics = {
         "selection_accuracy": Metric("mean over tasks of balanced accuracy"),
-        **{f"{task}.{name}": metric for task in TASKS for name, metric in _task_metrics().items()},
+        **{f"{task}.{name}": metric for task in TASKS for name, metric in TASK_METRICS.items()},
     }
 
     def load(self, settings: Mapping[str, Any]) -> Data:
         if settings["source"] == "file":
-            return Data(*example_file(settings["path"]))
-        return Data(
-            *synthetic_examples(
-                settings["size"],
-                imbalance=settings["imbalance"],
-                noise=settings["noise"],
-                seed=settings["seed"],
-            )
-        )
+            examples = example_file(settings["path"])
+        else:
+            difficulty = {"imbalance": settings["imbalance"], "noise": settings["noise"]}
+            examples = synthetic_examples(settings["size"], **difficulty, seed=settings["seed"])
+        return Data(examples.splits, examples.facts, examples.warnings)
 
     def build(self, static: Mapping[str, Any], facts: Mapping[str, Any]) -> nn.Module:
-        return MultiTaskNet(facts, static["pooling"], static["width"], static["depth"])
+        return MultiTaskNet(static, facts)
 
     def noise(self, static: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Noise]:
         return {}
@@ -309,7 +293,7 @@ class MultiTask(Family):
         multitask_pictures.draw_confusions(counts, facts["class_names"], path, title)
 
     def traps(self, space: Any, data: Data | None) -> list[str]:
-        return list(_traps(space.knobs))
+        return multitask_traps.traps(space)
 
     def order(self, knobs: Mapping[str, Any], data: Data, generator: torch.Generator) -> Tensor:
         """A permutation; balanced: draws with replacement in which the labelled rows of every action class
@@ -321,48 +305,6 @@ class MultiTask(Family):
         each = counts.sum() / ((counts > 0).sum() * counts.clamp(min=1))
         chances = torch.where(there, each[target], torch.ones_like(each[target]))
         return torch.multinomial(chances, len(target), replacement=True, generator=generator)
-
-
-def _hidden(inputs: int, width: int) -> list[nn.Module]:
-    return [Dense(inputs, width), nn.LayerNorm(width), nn.SiLU()]
-
-
-def _traps(knobs: Mapping[str, Any]) -> Iterator[str]:
-    """Corrections for imbalance that overlap, and weights that are learnt away."""
-    sampling, method, tau = (knobs[n] for n in ("sampling", "class_weights.method", "logit_adjustment.tau"))
-    weighted = [word for word in METHODS[1:] if method.holds(word)]
-    adjusted = tau.searched or tau.value > 0
-    if any(_meet(sampling, "balanced", method, word) for word in weighted):
-        yield (
-            f"sampling may be balanced while class_weights.method is {weighted[0]}: rare action classes are "
-            "corrected for twice. Add when: {sampling: [natural]} to class_weights.method."
-        )
-    if adjusted and sampling.holds("balanced") and "balanced" in tau.when.get("sampling", ("balanced",)):
-        yield (
-            "sampling may be balanced while logit_adjustment.tau is above 0: its priors are the natural "
-            "ones, which the sample no longer has. Add when: {sampling: [natural]} to logit_adjustment.tau."
-        )
-    if adjusted and any(word in tau.when.get("class_weights.method", weighted) for word in weighted):
-        yield (
-            f"logit_adjustment.tau may be above 0 while class_weights.method is {weighted[0]}: both correct "
-            "for the same priors. Add when: {class_weights.method: [none]} to logit_adjustment.tau."
-        )
-    for weight in (knobs[f"{task}.weight"] for task in TASKS):
-        if weight.searched and "uncertainty" in _values(weight, knobs["task_weighting"]):
-            yield (
-                f"{weight.name} is searched while task_weighting may be uncertainty, whose learnt factors "
-                "undo it in the long run. Add when: {task_weighting: [...]} with the other strategies."
-            )
-
-
-def _values(parameter: Any, target: Any) -> list[Any]:
-    """The values that `target`, a choice or fixed, can have while `parameter` is in force."""
-    return [value for value in target.values() if value in parameter.when.get(target.name, (value,))]
-
-
-def _meet(one: Any, value: str, other: Any, its: str) -> bool:
-    """Whether `one` can be `value` while `other` is `its`."""
-    return value in _values(other, one) and its in _values(one, other)
 
 
 MULTITASK = MultiTask()

@@ -5,6 +5,8 @@
     layout f[P, 7] ────────► Dense ───────────────► f[P, E] ─┘                                 │
                           mean of the others' fused ──► predictor ──► prediction f[P, E] ◄─────┘
 
+    loss            contrastive.weight(t) contrastive + reconstruction.weight(t) reconstruction
+                    + alignment.weight(t) alignment
     contrastive     SupCon among the batch's panels, positives on the same page   Khosla et al. 2020, eq. 2
     reconstruction  |prediction - target|^2 of one panel a page, both normalised  Grill et al. 2020, eq. 2
     alignment       InfoNCE between image and text, both directions               Radford et al. 2021
@@ -25,25 +27,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize, pad
 
-from trainables import contrastive, panels_pictures
-from trainables.family import (
-    Batch,
-    Choice,
-    Data,
-    Family,
-    Measured,
-    Metric,
-    Noise,
-    Number,
-    Picture,
-    Setting,
-    Term,
-)
+from trainables import contrastive, panels_pictures, panels_traps
+from trainables.family import Batch, Choice, Data, Family, Measured, Metric, Noise, Number, Picture, Term
 from trainables.knobs import optimiser_knobs, weight_knobs
 from trainables.layers import Dense
 from trainables.panels_data import LAYOUT, PANEL_FIELDS, arranged, panel_file, synthetic_rows
+from trainables.panels_layers import fuse, has_both, image_encoder, is_paired, is_shown, others_mean, picked
 
-PATCH, MERGES = 4, 2  # pixels of a patch's side; each merge joins 2 x 2 patches
 SCHEDULES = ("constant", "linear", "delayed")
 MODALITIES = ("image", "text", "layout")
 # Layout numbers and gates, rounded up: a weight's gradient is one matrix product a member, whose rounding
@@ -51,11 +41,14 @@ MODALITIES = ("image", "text", "layout")
 LAYOUT_PADDED, GATES = 8, 4
 MOST_COMPARED = 1024  # panels in a split's metrics, which cost their square
 MOST_CANDIDATES = 256  # panels with image and text among which recall is measured
-TEMPERATURES = (0.02, 0.5)  # outside them: see `traps`
 
 
 class PanelEncoder(nn.Module):
-    """forward: a batch of pages -> embeddings of length 1 f[B, P, E] and which of them count."""
+    """One encoder. forward: image u8[B, P, S, S, 3], text u8[B, P, V], layout f[B, P, 7], panel_mask,
+    has_image and has_text bool[B, P], page i64[B] -> fused, image and text f[B, P, E] of length 1, gate
+    f[B, P, 3], distance f[B, P] of the predictions and masked f[B, P], how much each counts; shown and both
+    (image and text) bool[B, P], backwards f[B], page i64[B].
+    """
 
     def __init__(self, static: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
         super().__init__()
@@ -64,7 +57,7 @@ class PanelEncoder(nn.Module):
         self.criteria_train = static["criteria_mode"] == "train"
         # Of the alignment, the part that goes from text to image.
         self.backwards = 0.5 if static["alignment_direction"] == "symmetric" else 0.0
-        self.image = _image_encoder(facts["side"], width, dim)
+        self.image = image_encoder(facts["side"], width, dim)
         self.text = nn.Sequential(Dense(facts["buckets"], width), nn.SiLU(), Dense(width, dim))
         self.layout = nn.Sequential(Dense(LAYOUT_PADDED, dim), nn.SiLU(), Dense(dim, dim))
         self.norms = nn.ModuleList(nn.LayerNorm(dim) for _ in MODALITIES)
@@ -76,15 +69,19 @@ class PanelEncoder(nn.Module):
         self, batch: Batch, noise: Mapping[str, Tensor], knobs: Mapping[str, Tensor]
     ) -> dict[str, Tensor]:
         dtype = self.gate.weight.dtype
-        shown = batch["panel_mask"] & (batch["has_image"] | batch["has_text"])
+        shown = is_shown(batch)
         counts = batch["text"].to(dtype).log1p()
         images = batch["image"].to(dtype) / 255 - 0.5
         layout = pad(batch["layout"], (0, LAYOUT_PADDED - LAYOUT))
         encoded = (self.image(images), self.text(normalize(counts, dim=-1)), self.layout(layout))
         parts = torch.stack([norm(part) for norm, part in zip(self.norms, encoded, strict=True)], -2)
         there = torch.stack([batch["has_image"], batch["has_text"], torch.ones_like(shown)], -1)
-        fused, gate = self._fused(parts, there)
-        prediction = self._predicted(fused, shown, noise, knobs)
+        fused, gate = fuse(parts, there, self.gate, self.mix)
+        hidden = nn.functional.silu(self.hidden(others_mean(fused, shown)))
+        if self.training and self.criteria_train:
+            rate = knobs["dropout"]
+            hidden = torch.where(noise["dropout"] >= rate, hidden / (1 - rate), torch.zeros_like(hidden))
+        prediction = normalize(self.predict(hidden), dim=-1)
         target = fused.detach() if self.detached else fused
         return {
             "fused": fused,
@@ -92,43 +89,12 @@ class PanelEncoder(nn.Module):
             "text": normalize(parts[..., 1, :], dim=-1),
             "gate": gate,
             "distance": (prediction - target).square().sum(-1),
-            "masked": self._masked(shown, noise).to(dtype),
+            "masked": picked(shown, noise["masked"] if self.training else None).to(dtype),
             "backwards": torch.full_like(gate[:, 0, 0], self.backwards),
             "shown": shown,
-            "both": shown & batch["has_image"] & batch["has_text"],
+            "both": has_both(batch),
             "page": batch["page"],
         }
-
-    def _fused(self, parts: Tensor, there: Tensor) -> tuple[Tensor, Tensor]:
-        """Modalities f[B, P, 3, E], of which bool[B, P, 3] are there -> f[B, P, E] and gate f[B, P, 3]."""
-        present = torch.where(there.unsqueeze(-1), parts, torch.zeros_like(parts))
-        logits = self.gate(present.flatten(-2))[..., : len(MODALITIES)]
-        gate = torch.where(there, logits, contrastive.FAR).softmax(-1)
-        residual = present.sum(-2) / there.sum(-1, keepdim=True)
-        mixed = self.mix((gate.unsqueeze(-1) * present).sum(-2))
-        return normalize(mixed + residual, dim=-1), gate
-
-    def _predicted(
-        self, fused: Tensor, shown: Tensor, noise: Mapping[str, Tensor], knobs: Mapping[str, Tensor]
-    ) -> Tensor:
-        """What the mean of a page's other panels says of each of its panels, f[B, P, E] of length 1."""
-        kept = torch.where(shown.unsqueeze(-1), fused, torch.zeros_like(fused))
-        others = kept.sum(-2, keepdim=True) - kept
-        number = (shown.sum(-1, keepdim=True) - shown.long()).clamp(min=1)
-        hidden = nn.functional.silu(self.hidden(others / number.unsqueeze(-1)))
-        if self.training and self.criteria_train:
-            rate = knobs["dropout"]
-            hidden = torch.where(noise["dropout"] >= rate, hidden / (1 - rate), torch.zeros_like(hidden))
-        return normalize(self.predict(hidden), dim=-1)
-
-    def _masked(self, shown: Tensor, noise: Mapping[str, Tensor]) -> Tensor:
-        """How much the prediction of each panel counts, [B, P]: one at random in training, else all alike."""
-        number = shown.sum(-1, keepdim=True).clamp(min=1)
-        if not self.training:
-            return shown / number
-        # The k-th of those shown; noise is at most 1 - 2^-24, which times n stays below n in float32 too.
-        chosen = (noise["masked"].unsqueeze(-1) * number).long()
-        return shown & (shown.cumsum(-1) - 1 == chosen)
 
 
 class Panels(Family):
@@ -142,25 +108,22 @@ class Panels(Family):
     sources = ("synthetic", "file")
     picture = Picture("neighbours", 64, "val")
 
-    knobs: Mapping[str, Setting] = {
-        **weight_knobs("contrastive", 1.0, 100.0, "weight of SupCon by page", SCHEDULES),
-        **weight_knobs("reconstruction", 0.5, 100.0, "weight of predicting a masked panel", SCHEDULES),
-        **weight_knobs("alignment", 0.3, 100.0, "weight of image-text InfoNCE", SCHEDULES),
+    knobs = {
+        **weight_knobs("contrastive", 1.0, 100.0, "weight of SupCon by page at its full value", SCHEDULES),
+        **weight_knobs(
+            "reconstruction", 0.5, 100.0, "weight of predicting a masked panel at its full value", SCHEDULES
+        ),
+        **weight_knobs("alignment", 0.3, 100.0, "weight of image-text InfoNCE at its full value", SCHEDULES),
         "contrastive.temperature": Number(0.1, 1e-3, 10.0, "temperature of SupCon; low looks at the nearest"),
         "alignment.temperature": Number(0.07, 1e-3, 10.0, "temperature of image-text InfoNCE"),
         "reconstruction.dropout": Number(
-            0.1,
-            0.0,
-            0.9,
-            "dropout in the predictor, a part of the criterion",
-            when={"criteria_mode": ("train",)},
+            0.1, 0.0, 0.9, "dropout of the predictor, in the criterion", when={"criteria_mode": ("train",)}
         ),
         **optimiser_knobs(),
     }
     statics = {
-        "embedding_dim": Number(64, 4, 1024, "size E of the embeddings", integer=True),
+        "embedding_dim": Number(64, 4, 1024, "size of the embeddings", integer=True),
         "width": Number(128, 8, 2048, "width of the hidden layers", integer=True),
-        "batch_size": Number(32, 2, 4096, "pages in a step, over all workers of an engine", integer=True),
         "reconstruction_target": Choice(
             "detached", ("detached", "attached"), "whether the masked panel's own embedding gets no gradient"
         ),
@@ -170,46 +133,43 @@ class Panels(Family):
         "criteria_mode": Choice(
             "train", ("train", "eval"), "whether criteria with parameters use their dropout in training steps"
         ),
+        "batch_size": Number(
+            32, 2, 4096, "examples (pages) in a step, over all workers of an engine", integer=True
+        ),
     }
     file_fields = PANEL_FIELDS
     data_settings = {
         "image_side": Choice(32, (16, 32, 48, 64), "pixels to which images are averaged"),
         "text_buckets": Number(1024, 16, 65_536, "hashes of a text's words and trigrams", integer=True),
-        "size": Number(896, 16, 1_000_000, "training pages of the synthetic source", integer=True),
-        "seed": Number(0, 0, 2**31 - 1, "seed of the synthetic source", integer=True),
+        "size": Number(896, 16, 1_000_000, "training examples (pages) of the synthetic source", integer=True),
         "twins": Number(0.3, 0.0, 1.0, "share of synthetic pages that look like another"),
         "jitter": Number(1.0, 0.0, 10.0, "how far synthetic panels stray from their page's style"),
+        "seed": Number(0, 0, 2**31 - 1, "seed of the synthetic source", integer=True),
     }
     metrics = {
         "selection_accuracy": Metric("mean of page_retrieval and image_text_recall_1"),
         "page_retrieval": Metric("share of panels whose nearest other panel, by cosine, is on their page"),
         "page_retrieval_chance": Metric("page_retrieval of guessing", higher_is_better=None),
         "image_text_recall_1": Metric(
-            "share of images that find their text first, and texts their image", optional=True
+            "share of images finding their text first, and texts their image; NaN without any", optional=True
         ),
         "image_text_recall_5": Metric("the same among the first five", optional=True),
         "recall_chance": Metric("image_text_recall_1 of guessing", higher_is_better=None, optional=True),
         "recall_candidates": Metric(
             "panels among which recall is measured", high=MOST_CANDIDATES, higher_is_better=None
         ),
-        "image_text_in_page": Metric(
-            "share of images that find their text among those of their page", optional=True
-        ),
-        "image_text_in_page_chance": Metric(
-            "image_text_in_page of guessing", higher_is_better=None, optional=True
-        ),
-        "cosine_within_page": Metric("mean cosine of panels of one page", -1.0, higher_is_better=None),
-        "cosine_between_pages": Metric("mean cosine of panels of two pages", -1.0, higher_is_better=False),
+        "image_text_in_page": Metric("share of images that find their text among the page's", optional=True),
+        "image_text_in_page_chance": Metric("the same of guessing", higher_is_better=None, optional=True),
+        "cosine_within_page": Metric("mean cosine within pages", low=-1.0, higher_is_better=None),
+        "cosine_between_pages": Metric("mean cosine between pages", low=-1.0, higher_is_better=False),
         "embedding_std": Metric("mean over dimensions of the deviation of fused embeddings"),
         "embedding_std_relative": Metric("embedding_std times sqrt(E); 1 is evenly spread", high=1.001),
         "rankme": Metric("effective number of dimensions in use (RankMe)", high=math.inf),
         "panels_compared": Metric(
-            "panels in these metrics, all or the first", high=math.inf, higher_is_better=None
+            "panels in these metrics: all, or the first", high=math.inf, higher_is_better=None
         ),
         "panels_per_page": Metric(
-            "mean number of panels of a page; a step's similarities are the square of this times batch_size",
-            high=math.inf,
-            higher_is_better=None,
+            "mean; a step has (this times batch_size)^2 similarities", high=math.inf, higher_is_better=None
         ),
     }
 
@@ -225,10 +185,14 @@ class Panels(Family):
         data = arranged(place, rows, side=side, buckets=settings["text_buckets"], warnings=warnings)
         validation = data.splits["val"]
         found = contrastive.compared(
-            _shown(validation), _both(validation), validation["page"], MOST_COMPARED, MOST_CANDIDATES
+            is_shown(validation),
+            has_both(validation),
+            validation["page"],
+            MOST_COMPARED,
+            MOST_CANDIDATES,
         )
         data.facts["chance"] = _selection(found.page_chance, found.recall_chance, found.num_candidates)
-        data.facts["num_aligned"] = int(_both(data.splits["train"]).sum())
+        data.facts["num_aligned"] = int(has_both(data.splits["train"]).sum())
         return data
 
     def build(self, static: Mapping[str, Any], facts: Mapping[str, Any]) -> nn.Module:
@@ -241,12 +205,11 @@ class Panels(Family):
         return {**masked, "dropout": Noise("uniform", (facts["panels"], static["width"]))}
 
     def prepare(self, knobs: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Tensor]:
-        names = {
-            "contrastive_temperature": "contrastive.temperature",
-            "alignment_temperature": "alignment.temperature",
-            "dropout": "reconstruction.dropout",
+        return {
+            "contrastive_temperature": torch.tensor(knobs["contrastive.temperature"], dtype=torch.float64),
+            "alignment_temperature": torch.tensor(knobs["alignment.temperature"], dtype=torch.float64),
+            "dropout": torch.tensor(knobs["reconstruction.dropout"], dtype=torch.float64),
         }
-        return {name: torch.tensor(knobs[knob], dtype=torch.float64) for name, knob in names.items()}
 
     def join(self, outputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {name: outputs[name] for name in ("fused", "image", "text", "shown", "both", "page")}
@@ -258,10 +221,8 @@ class Panels(Family):
         batch: Batch,
         knobs: Mapping[str, Tensor],
     ) -> dict[str, Term]:
-        here, there = _identities(outputs), _identities(everyone)
-        same_page = here[0].unsqueeze(1) == there[0]
-        itself = same_page & (here[1].unsqueeze(1) == there[1])
         shown, both = everyone["shown"], everyone["both"]
+        same_page, itself = contrastive.pairs(outputs["page"], everyone["page"], shown.shape[-1])
         compared = ~itself & shown.flatten()
         fused, _ = contrastive.supervised_contrastive(
             outputs["fused"].flatten(0, 1),
@@ -283,12 +244,11 @@ class Panels(Family):
         share = outputs["backwards"].unsqueeze(-1)
         aligned = (1 - share) * forwards + share * backwards
         comparable = both.sum() >= 2  # one candidate alone is always found
+        paired, matched = is_paired(outputs["shown"]), outputs["both"] & comparable
         return {
-            "contrastive": _term(fused.view_as(aligned), _paired(outputs["shown"]), _paired(shown)),
-            "reconstruction": Term(
-                (outputs["masked"] * outputs["distance"]).sum(-1), _paired(outputs["shown"]).any(-1)
-            ),
-            "alignment": _term(aligned, outputs["both"] & comparable, both & comparable),
+            "contrastive": Term(*contrastive.per_group(fused.view_as(aligned), paired, is_paired(shown))),
+            "reconstruction": Term((outputs["masked"] * outputs["distance"]).sum(-1), paired.any(-1)),
+            "alignment": Term(*contrastive.per_group(aligned, matched, both & comparable)),
         }
 
     def examine(
@@ -321,21 +281,18 @@ class Panels(Family):
         return Measured(scalars, vectors)
 
     def label_counts(self, data: Data) -> dict[str, dict[str, list[int]]]:
-        kinds: dict[str, dict[str, list[int]]] = {"pages": {}, "panels": {}}
-        for split in data.splits.values():
-            shown, both, there = _shown(split), _both(split), split["panel_mask"]
-            contents = {
-                "image and text": both,
-                "image alone": shown & ~split["has_text"],
-                "text alone": shown & ~split["has_image"],
-                "(neither)": there & ~shown,
-            }
-            for size in range(1, data.facts["panels"] + 1):
-                name = f"{size} panels" if size > 1 else "1 panel"
-                kinds["pages"].setdefault(name, []).append(int((there.sum(1) == size).sum()))
-            for name, counted in contents.items():
-                kinds["panels"].setdefault(name, []).append(int(counted.sum()))
-        return kinds
+        splits, pages = data.splits.values(), {}
+        for size in range(1, data.facts["panels"] + 1):
+            name = f"{size} panels" if size > 1 else "1 panel"
+            pages[name] = [int((split["panel_mask"].sum(1) == size).sum()) for split in splits]
+        masks = {
+            "image and text": [has_both(split) for split in splits],
+            "image alone": [is_shown(split) & ~split["has_text"] for split in splits],
+            "text alone": [is_shown(split) & ~split["has_image"] for split in splits],
+            "(neither)": [split["panel_mask"] & ~is_shown(split) for split in splits],
+        }
+        panels = {name: [int(mask.sum()) for mask in each] for name, each in masks.items()}
+        return {"pages": pages, "panels": panels}
 
     def chance(self, facts: Mapping[str, Any], static: Mapping[str, Any]) -> float:
         """Mean of both retrievals' chances on the validation split, as `load` counted them."""
@@ -367,149 +324,24 @@ class Panels(Family):
             title,
         )
 
+    def traps(self, space: Any, data: Data | None) -> list[str]:
+        return panels_traps.traps(space, data)
+
     def order(self, knobs: Mapping[str, Any], data: Data, generator: torch.Generator) -> Tensor:
         """A permutation in which the pages that have what every term needs (two panels, one of them with
         image and text) are spread evenly: B consecutive pages hold floor(B share) - 1 of them or more.
         """
         split = data.splits["train"]
-        needed = _paired(_shown(split)).any(1) & _both(split).any(1)
+        needed = is_paired(is_shown(split)).any(1) & has_both(split).any(1)
         shuffled = torch.randperm(len(needed), generator=generator)
         needed = needed[shuffled]
         place = torch.where(needed, needed.cumsum(0), (~needed).cumsum(0)) - 0.5
         return shuffled[(place / torch.where(needed, needed.sum(), (~needed).sum())).argsort(stable=True)]
 
-    def traps(self, space: Any, data: Data | None) -> list[str]:
-        return [*_temperature_traps(space), *_weight_traps(space), *_data_traps(space, data)]
-
-
-# ---- terms
-
-
-def _shown(split: Batch) -> Tensor:
-    """bool[N, P]: the panels that have something to show."""
-    return split["panel_mask"] & (split["has_image"] | split["has_text"])
-
-
-def _both(split: Batch) -> Tensor:
-    return _shown(split) & split["has_image"] & split["has_text"]
-
-
-def _paired(shown: Tensor) -> Tensor:
-    """bool[B, P]: the panels with another on their page."""
-    return shown & (shown.sum(-1, keepdim=True) > 1)
-
-
-def _identities(panels: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """Page and place on it of every panel, i64[B P] each."""
-    shown = panels["shown"]
-    place = torch.arange(shown.shape[-1], device=shown.device).expand(shown.shape)
-    return panels["page"].unsqueeze(-1).expand(shown.shape).flatten(), place.flatten()
-
-
-def _term(values: Tensor, counted: Tensor, everyones: Tensor) -> Term:
-    """A term of panels f[B, P] as one of pages; see `contrastive.per_group`."""
-    return Term(*contrastive.per_group(values, counted, everyones))
-
 
 def _selection(page_retrieval: float, recall: float, candidates: int) -> float:
     """Mean of both retrievals; the first alone where there are not two candidates for the second."""
     return (page_retrieval + recall) / 2 if candidates > 1 else page_retrieval
-
-
-# ---- network
-
-
-class _Patches(nn.Module):
-    """f[..., H, W, C] -> f[..., H / side, W / side, side^2 C]: what a convolution with that stride sees."""
-
-    def __init__(self, side: int) -> None:
-        super().__init__()
-        self.side = side
-
-    def forward(self, image: Tensor) -> Tensor:
-        parts = image.unflatten(-2, (-1, self.side)).unflatten(-4, (-1, self.side))
-        return parts.movedim(-4, -3).flatten(-3)
-
-
-def _image_encoder(side: int, width: int, dim: int) -> nn.Module:
-    """Image f[..., S, S, 3] -> features f[..., E]: three convolutions of stride = kernel, then all places."""
-    layers: list[nn.Module] = []
-    channels = 3
-    for number in range(MERGES + 1):
-        patch, wider = (2 if number else PATCH), max(4, width // 2 ** (MERGES - number))
-        layers += [_Patches(patch), Dense(patch**2 * channels, wider), nn.LayerNorm(wider), nn.SiLU()]
-        channels = wider
-    places = (side // (PATCH * 2**MERGES)) ** 2
-    return nn.Sequential(*layers, nn.Flatten(-3), Dense(places * channels, dim))
-
-
-# ---- traps
-
-
-def _temperature_traps(space: Any) -> list[str]:
-    found = []
-    for term in ("contrastive", "alignment"):
-        low, high = _bounds(space.knobs[f"{term}.temperature"])
-        if high > TEMPERATURES[1]:
-            found.append(
-                f"{term}.temperature may be {high:g}: above {TEMPERATURES[1]} cosines, which end at 1, "
-                "hardly tell panels apart, and embeddings do not spread; lower it."
-            )
-        if low < TEMPERATURES[0]:
-            found.append(
-                f"{term}.temperature may be {low:g}: below {TEMPERATURES[0]} the one most similar panel "
-                f"gives all of the gradient, right or wrong; raise it."
-            )
-    return found
-
-
-def _weight_traps(space: Any) -> list[str]:
-    weights = {term: space.knobs[f"{term}.weight"] for term in Panels.terms}
-    found, off = [], {term for term, weight in weights.items() if _bounds(weight)[1] == 0}
-    if off == set(weights):
-        found.append("All three weights are 0: nothing is trained; give one of them a weight.")
-    elif len(off) == 2:
-        (only,) = set(weights) - off
-        if weights[only].searched:
-            found.append(
-                f"{only}.weight is searched while both other weights are 0, where AdamW's steps do not "
-                "depend on it; fix it, or give another term a weight."
-            )
-    target = space.static["reconstruction_target"]
-    if target.holds("attached") and _bounds(weights["contrastive"])[0] == 0 and "reconstruction" not in off:
-        found.append(
-            "reconstruction_target may be attached while contrastive.weight may be 0: equal embeddings for "
-            "all panels are then the best answer (collapse); keep contrastive.weight above 0."
-        )
-    for term in ("contrastive", "alignment"):
-        if term in off and space.knobs[f"{term}.temperature"].searched:
-            found.append(
-                f"{term}.temperature is searched though {term}.weight is 0, where it has no effect; fix it."
-            )
-    if "alignment" in off:
-        found.append(
-            "alignment.weight is 0: image-text recall, half of selection_accuracy, stays near chance; give "
-            "it a weight, or judge trials by page_retrieval."
-        )
-    return found
-
-
-def _data_traps(space: Any, data: Data | None) -> list[str]:
-    if data is None or data.facts["num_aligned"] > 1 or _bounds(space.knobs["alignment.weight"])[1] == 0:
-        return []
-    return [
-        "No two training panels have image and text, so that alignment is never active; set alignment.weight "
-        "to 0."
-    ]
-
-
-def _bounds(parameter: Any) -> tuple[float, float]:
-    """Smallest and largest value that a numeric parameter can take."""
-    if parameter.kind == "fixed":
-        return parameter.value, parameter.value
-    if parameter.kind == "choice":
-        return min(parameter.choices), max(parameter.choices)
-    return parameter.low, parameter.high
 
 
 PANELS = Panels()

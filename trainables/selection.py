@@ -9,12 +9,14 @@
     reconstruction  mean over the grid's own cells of w_y (1 - p_y)^gamma (-log p_y)   Lin et al. 2017, eq. 5
     message'        stop(message) + leak (message - stop(message)): its value is the message
 
-`reconstruction` counts for the examples whose target was found. With leak = 0 it trains the reconstructor and
-nothing else; then its weight cannot change which target is found, but through gradient clipping.
-
 G consecutive examples are one game: each is the target once, with the others as its distractors, and each
 grid is encoded once by the sender and once by the receiver. Training sends sampled symbols by the
 straight-through Gumbel-softmax (static `message` relaxed: mixtures of symbols), evaluation the likeliest.
+
+`reconstruction` counts for the examples whose target was found. With leak = 0 it trains the reconstructor and
+nothing else; then its weight cannot change which target is found, but through gradient clipping. Trials are
+ranked by the share of targets found, which alone asks for a message that tells grids apart: much of any grid
+can be repainted from the colours that are frequent.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trainables import metrics, selection_pictures
+from trainables import metrics, selection_pictures, selection_traps
 from trainables.class_weights import class_weights
 from trainables.family import Batch, Choice, Data, Family, Measured, Metric, Noise, Number, Picture, Term
 from trainables.grids import COLOURS
@@ -37,30 +39,29 @@ from trainables.knobs import class_weight_knobs, optimiser_knobs, weight_knobs
 from trainables.layers import Dense
 from trainables.losses import focal_cross_entropy
 from trainables.selection_data import GAME_FIELDS, arranged, colour_counts, inside, load_games
+from trainables.selection_layers import FEATURES, PATCH, encoder, patchified, unpatchified
 
-PATCH = 5  # cells: height and width of a patch; divides every data.side
-FEATURES = 32  # of a patch
 SCHEDULES = ("constant", "adaptive", "delayed", "linear")
 ONE_MESSAGE = 0.9  # share of one message from which on all others are noise (our threshold)
 
 
 class SelectionGame(nn.Module):
-    """Sender, receiver and reconstructor.
-
-    forward: grid i64[B, S, S] and hw i64[B, 2] -> scores f[B, G], message i64[B, L] (symbols), logits
-    f[B, S^2, 10], target i64[B, S^2] and own bool[B, S^2] (inside the grid's true size), in the order of
-    `patchified`. B is a whole number of games.
+    """One sender, receiver and reconstructor. forward: grid i64[B, S, S], hw i64[B, 2] -> scores f[B, G],
+    message i64[B, L] (symbols), logits f[B, S^2, 10], target i64[B, S^2] and own bool[B, S^2] (inside the
+    grid's true size), in the order of `patchified`. B is a whole number of games.
     """
 
-    def __init__(self, side: int, candidates: int, vocab: int, length: int, width: int, message: str) -> None:
+    def __init__(self, static: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
         super().__init__()
-        self.candidates, self.straight_through = candidates, message == "straight_through"
-        patches = (side // PATCH) ** 2
-        self.sender = nn.Sequential(_encoder(patches, width), Dense(width, width))
+        vocab, length, width = static["vocab"], static["message_length"], static["width"]
+        self.candidates = static["distractors"] + 1
+        self.straight_through = static["message"] == "straight_through"
+        side, patches = facts["side"], (facts["side"] // PATCH) ** 2
+        self.sender = nn.Sequential(encoder(patches, width), Dense(width, width))
         self.speaker = Speaker(width, vocab, length)
         # No bias at its end: one that all candidates share cancels in the softmax, and Adam would walk it at
         # random.
-        self.receiver = _encoder(patches, width)
+        self.receiver = encoder(patches, width)
         self.listener = nn.Sequential(
             nn.Flatten(1), Dense(length * vocab, width), nn.SiLU(), Dense(width, width)
         )
@@ -104,30 +105,6 @@ class SelectionGame(nn.Module):
         }
 
 
-def patchified(cells: Tensor) -> Tensor:
-    """Cells [B, S, S] -> [B, patches, PATCH^2], patches and their cells row by row."""
-    parts = cells.unflatten(-2, (-1, PATCH)).unflatten(-1, (-1, PATCH))  # [B, rows, PATCH, columns, PATCH]
-    return parts.transpose(-3, -2).flatten(-2).flatten(-3, -2)
-
-
-def unpatchified(cells: Tensor, side: int) -> Tensor:
-    """The inverse of `patchified`, from [B, S^2] or [B, patches, PATCH^2]."""
-    rows = side // PATCH
-    return cells.reshape(-1, rows, rows, PATCH, PATCH).transpose(-3, -2).reshape(-1, side, side)
-
-
-def _encoder(patches: int, width: int) -> nn.Module:
-    """One-hot cells of patches f[B, patches, PATCH^2 11] -> features f[B, width]."""
-    return nn.Sequential(
-        Dense(PATCH * PATCH * (COLOURS + 1), FEATURES),
-        nn.SiLU(),
-        nn.Flatten(1),
-        Dense(patches * FEATURES, width),
-        nn.LayerNorm(width),
-        nn.SiLU(),
-    )
-
-
 class Selection(Family):
     name = "selection"
     summary = "referential game on grids (ARC): a discrete message selects the target, then reconstructs it"
@@ -137,23 +114,21 @@ class Selection(Family):
         "chance": "targets are found no more often than by guessing (within 3 standard deviations)",
     }
     sources = ("arc", "synthetic", "file")
-    file_fields = GAME_FIELDS
     picture = Picture("games", 16, "val")
 
     knobs = {
-        **weight_knobs("reconstruction", 1.0, 100.0, "lambda at its full value", SCHEDULES),
+        **weight_knobs(
+            "reconstruction", 1.0, 100.0, "weight of the reconstruction at its full value (lambda)", SCHEDULES
+        ),
         "reconstruction.gamma": Number(0.0, 0.0, 5.0, "focal exponent; 0 is cross-entropy"),
         "reconstruction.leak": Number(
-            0.0,
-            0.0,
-            1.0,
-            "share of the reconstruction's gradient that reaches the sender through the message",
+            0.0, 0.0, 1.0, "share of the reconstruction's gradient that reaches the sender by the message"
         ),
         **class_weight_knobs("colours"),
         "gumbel.temperature": Number(
-            1.0, 0.1, 10.0, "of the sampled symbols; low: near one-hot, noisy gradient"
+            1.0, 0.1, 10.0, "temperature of the sampled symbols; low: near one-hot, noisy gradient"
         ),
-        "selector.temperature": Number(1.0, 0.01, 10.0, "by which the candidates' scores are divided"),
+        "selector.temperature": Number(1.0, 0.01, 10.0, "temperature of the candidates' scores"),
         **optimiser_knobs(lr=2e-3),
     }
     statics = {
@@ -163,13 +138,24 @@ class Selection(Family):
         "message": Choice(
             "straight_through", ("straight_through", "relaxed"), "what training sends: symbols, or mixtures"
         ),
-        "width": Number(128, 4, 2048, "hidden units", integer=True),
-        "batch_size": Number(128, 4, 4096, "examples of a step; a multiple of distractors + 1", integer=True),
+        "width": Number(128, 4, 2048, "width of the hidden layers", integer=True),
+        "batch_size": Number(
+            128,
+            4,
+            4096,
+            "examples in a step, over all workers of an engine; a multiple of distractors + 1",
+            integer=True,
+        ),
     }
+    file_fields = GAME_FIELDS
     data_settings = {
         "side": Choice(20, (10, 15, 20, 25, 30), "largest height and width of a grid, cells"),
         "size": Number(
-            4096, 64, 1_000_000, "training grids: at most; of the synthetic source as many", integer=True
+            4096,
+            64,
+            1_000_000,
+            "training examples of the synthetic source; of the others at most so many",
+            integer=True,
         ),
         "distractors.same_task": Number(
             0.25, 0.0, 1.0, "share of grids that stand beside three others of their task, as hard distractors"
@@ -179,36 +165,32 @@ class Selection(Family):
     }
     metrics = {
         "selection_accuracy": Metric("share of targets found; in evaluation with the likeliest symbols"),
-        "chance": Metric("selection accuracy of guessing: 1 / (distractors + 1)", higher_is_better=None),
+        "chance": Metric("selection_accuracy of guessing: 1 / (distractors + 1)", higher_is_better=None),
         "chance_upper": Metric(
-            "selection accuracy that guessing exceeds once in 700 times", higher_is_better=None
+            "selection_accuracy that guessing exceeds once in 700 times", higher_is_better=None
         ),
         "same_task": Metric("share of distractors that are of the target's task", higher_is_better=None),
         "reconstruction_accuracy": Metric("mean over grids of the share of their own cells repainted right"),
         "reconstruction_accuracy_selected": Metric(
-            "the same over grids that were found; NaN if none was", optional=True
+            "the same over grids that were found; NaN where none was", optional=True
         ),
         "reconstruction_balanced": Metric("mean over colours of recall, of grids' own cells"),
-        "message_entropy": Metric("entropy of the messages sent, nats", high=float("inf")),
-        "distinct_messages": Metric("different messages sent", high=float("inf")),
+        "message_entropy": Metric("entropy of the messages sent, nats", high=math.inf),
+        "distinct_messages": Metric("different messages sent", high=math.inf),
         "distinct_share": Metric("different messages for each grid"),
         "top_message_share": Metric("share of the message sent most often", higher_is_better=False),
-        "symbols_used": Metric("different symbols in all messages", high=float("inf")),
-        "symbol_entropy": Metric("entropy of the symbols of all messages, nats", high=float("inf")),
+        "symbols_used": Metric("different symbols in all messages", high=math.inf),
+        "symbol_entropy": Metric("entropy of the symbols of all messages, nats", high=math.inf),
     }
 
     def load(self, settings: Mapping[str, Any]) -> Data:
         return load_games(settings)
 
     def build(self, static: Mapping[str, Any], facts: Mapping[str, Any]) -> nn.Module:
-        sizes = (static["vocab"], static["message_length"], static["width"])
-        return SelectionGame(facts["side"], self.group(static), *sizes, static["message"])
+        return SelectionGame(static, facts)
 
     def noise(self, static: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Noise]:
         return {"gumbel": Noise("uniform", (static["message_length"], static["vocab"]))}
-
-    def group(self, static: Mapping[str, Any]) -> int:
-        return static["distractors"] + 1
 
     def prepare(self, knobs: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Tensor]:
         weights = class_weights(
@@ -217,14 +199,16 @@ class Selection(Family):
             one_minus_beta=knobs["class_weights.one_minus_beta"],
             cap=knobs["class_weights.cap"],
         )
-        numbers = {
-            "gamma": "reconstruction.gamma",
-            "leak": "reconstruction.leak",
-            "gumbel_temperature": "gumbel.temperature",
-            "selector_temperature": "selector.temperature",
+        return {
+            "class_weights": weights,
+            "gamma": torch.tensor(knobs["reconstruction.gamma"], dtype=torch.float64),
+            "leak": torch.tensor(knobs["reconstruction.leak"], dtype=torch.float64),
+            "gumbel_temperature": torch.tensor(knobs["gumbel.temperature"], dtype=torch.float64),
+            "selector_temperature": torch.tensor(knobs["selector.temperature"], dtype=torch.float64),
         }
-        prepared = {name: torch.tensor(knobs[knob], dtype=torch.float64) for name, knob in numbers.items()}
-        return {"class_weights": weights, **prepared}
+
+    def group(self, static: Mapping[str, Any]) -> int:
+        return static["distractors"] + 1
 
     def losses(
         self,
@@ -300,9 +284,6 @@ class Selection(Family):
             "chance": scalars["selection_accuracy"] <= scalars["chance_upper"],
         }
 
-    def order(self, knobs: Mapping[str, Any], data: Data, generator: torch.Generator) -> Tensor:
-        return arranged(data.splits["train"]["task"], data.facts["same_task"], generator)
-
     def draw(
         self,
         batch: Batch,
@@ -321,44 +302,10 @@ class Selection(Family):
         selection_pictures.draw_games(games, path, title)
 
     def traps(self, space: Any, data: Data | None) -> list[str]:
-        found = []
-        weight, leak = space.knobs["reconstruction.weight"], space.knobs["reconstruction.leak"]
-        searched = [
-            name for name in space.searched() if name.startswith(("reconstruction.", "class_weights."))
-        ]
-        if _only_zero(weight) and searched:
-            names = ", ".join(searched)
-            found.append(
-                f"reconstruction.weight is 0, so {names} cannot matter: fix them, or raise the weight."
-            )
-        elif _only_zero(leak):
-            # Other figures than the selection's depend on how the reconstructor is trained, if not how hard.
-            alone = set(space.objectives) == {"selection_accuracy"}
-            idle = [name for name in searched if alone or name == "reconstruction.weight"]
-            idle = [name for name in idle if name != "reconstruction.leak"]
-            if idle:
-                what = f"{', '.join(idle)}: searched while reconstruction.leak is 0, which trains the"
-                why = (
-                    "reconstructor apart, under an optimiser that ignores a loss's scale; selection accuracy"
-                )
-                repair = "can change through optim.clip alone. Give reconstruction.leak a range, or fix them."
-                found.append(f"{what} {why} {repair}")
-        if space.static["distractors"].searched:
-            found.append(
-                "distractors is searched, and fewer are easier (chance 0.25 with 3, 0.03 with 31): the "
-                "trials do not compare. Fix it."
-            )
-        if space.data["distractors.same_task"] == 0 and space.data["source"] != "synthetic":
-            found.append(
-                "distractors.same_task is 0: size or palette alone then tells most grids from their "
-                "distractors, and high accuracy says little. Raise it."
-            )
-        return found
+        return selection_traps.traps(space)
 
-
-def _only_zero(parameter: Any) -> bool:
-    """Whether a parameter of a space can be nothing but 0."""
-    return parameter.kind in ("fixed", "choice") and all(value == 0 for value in parameter.values())
+    def order(self, knobs: Mapping[str, Any], data: Data, generator: torch.Generator) -> Tensor:
+        return arranged(data.splits["train"]["task"], data.facts["same_task"], generator)
 
 
 def _target_place(scores: Tensor) -> Tensor:

