@@ -16,7 +16,7 @@ from typing import Annotated
 
 import typer
 
-from search import commands_about, commands_data, commands_read, commands_run
+from search import commands_about, commands_data, commands_explain, commands_read, commands_run
 from search.console import complain, say, shown_path
 from search.errors import LossSearchError
 from search.session import Session
@@ -40,6 +40,7 @@ for command in (
     commands_run.validate,
     commands_run.train,
     commands_read.show,
+    commands_explain.explain,
     commands_read.check,
     commands_read.export,
     commands_read.tensorboard,

@@ -55,7 +55,7 @@ def test_help_comes_without_the_heavy_libraries() -> None:
 
 @pytest.mark.parametrize(
     "command",
-    ["run", "resume", "validate", "train", "show", "check", "export", "tensorboard"]
+    ["run", "resume", "validate", "train", "show", "explain", "check", "export", "tensorboard"]
     + ["families", "spaces", "doctor"],
 )
 def test_every_command_has_an_example_in_its_help(command: str, capsys) -> None:
