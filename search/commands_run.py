@@ -133,7 +133,7 @@ def resume(
         next_steps(summary, asked, directory)
         return
     options = _options(engines, workers_per_engine, slots, address, verbose)
-    checked = check_data(asked, workers_per_engine)
+    checked = check_data(asked, workers_per_engine, seek_traps=False)  # they were said when it began
     if more:
         with directory.locked():
             asked = Run.stored_space(directory, more)
@@ -168,9 +168,8 @@ def validate(
     if time:
         minutes, seconds = minutes_of(asked)
         say()
-        say(
-            f"time        about {minutes:.0f} minutes on this machine ({seconds:.2g} s an epoch of one trial)"
-        )
+        shown = f"about {minutes:.0f} minutes" if minutes >= 1.5 else "about a minute or less"
+        say(f"time        {shown} on this machine ({seconds:.2g} s an epoch of one trial)")
 
 
 def train(

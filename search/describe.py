@@ -37,6 +37,8 @@ def describe(space: Space, checked: Checked) -> None:
     say("Stops early")
     for line in [*_prune(space), *(_spoken(rule, space.stop.by_default) for rule in space.stop.rules)]:
         say(f"  {line}")
+    if idle := _idle(space):
+        say(f"  (a trial of {space.budget.epochs} epochs is too short for these defaults: {', '.join(idle)})")
     say("  diverged: at the first loss or gradient that is not finite")
     warn(checked)
 
@@ -76,6 +78,16 @@ def _presets(space: Space) -> None:
         values = ", ".join(f"{name}={short(value)}" for name, value in preset.values.items())
         say(f"  {preset.name}: {values or 'every default'}")
     say()
+
+
+def _idle(space: Space) -> list[str]:
+    """The rules on by default that can end no trial of this budget; those that a space writes are traps."""
+    epochs, by_default, waits = space.budget.epochs, space.stop.by_default, {}
+    if space.stop.prune:
+        waits["prune"] = space.stop.prune["min_epochs"]
+    for rule in space.stop.flat():
+        waits[rule.name] = rule.settings.get("warmup", 0) + rule.settings.get("patience", 0)
+    return [name for name, wait in waits.items() if name in by_default and wait >= epochs]
 
 
 def _prune(space: Space) -> list[str]:

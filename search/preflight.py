@@ -39,7 +39,9 @@ class Cost:
     expected: int | None
 
 
-def check_data(space: Space, workers_per_engine: int = 1, judged: Space | None = None) -> Checked:
+def check_data(
+    space: Space, workers_per_engine: int = 1, judged: Space | None = None, seek_traps: bool = True
+) -> Checked:
     """Load the data once.
 
     `judged` is the space whose traps are looked for, where it is another: a quick test is made to be too
@@ -52,7 +54,7 @@ def check_data(space: Space, workers_per_engine: int = 1, judged: Space | None =
         data = family.load(space.data)
     except BadDataValue as error:
         raise BadData(f"{space.path}: {error}") from error
-    warnings = [*data.warnings, *traps(judged or space, data)]
+    warnings = [*data.warnings, *(traps(judged or space, data) if seek_traps else ())]
     batches = space.static["batch_size"]
     sizes = _extent(batches)
     train = data.size("train")

@@ -55,7 +55,10 @@ EPOCH_COLUMNS = (
     Column("lr", FLOAT, "", "learning rate at the end of the epoch"),
     Column("grad_norm", FLOAT, "", "mean over the steps of the gradient's norm before clipping"),
     Column(
-        "train.*", FLOAT, "as the term or metric", "a loss term (unweighted) or metric on the training split"
+        "train.*",
+        FLOAT,
+        "as the term or metric",
+        "a loss term (unweighted), a metric, or `loss`, the weighted sum, on the training split",
     ),
     Column("val.*", FLOAT, "as the term or metric", "the same on the validation split"),
     Column("weight.*", FLOAT, "", "weight of a loss term at the end of the epoch, after its schedule"),

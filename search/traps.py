@@ -119,6 +119,9 @@ def _budget_traps(space: Space) -> list[str]:
         found.append(
             f"{space.sampler} draws its first {random} trials at random, and there are {trials}: no learning."
         )
-    if space.confirm and space.confirm["top"] > trials:
-        found.append(f"confirm.top {space.confirm['top']} is more than the {trials} trials.")
+    if space.confirm:
+        found.append(
+            "confirm is kept with the run, but this version does not train winners again: do it by hand with "
+            "`loss-search train --seed`."
+        )
     return found

@@ -50,7 +50,8 @@ def draw_bars(vectors: Mapping[str, Sequence[float]], path: Path, title: str) ->
         if len(shown) > MOST_BARS:
             shown, label = sorted(shown, reverse=True)[:MOST_BARS], f"{name}, the largest {MOST_BARS}"
         axis.bar(range(len(shown)), shown, color="#0072b2")
-        axis.set_ylabel(label.replace("_", " "))
+        axis.set_ylabel(label.replace("_", " ").replace(".", "\n"))
+        axis.xaxis.get_major_locator().set_params(integer=True)
         axis.margins(x=0.01)
         axis.spines[["top", "right"]].set_visible(False)
     figure.suptitle(title, fontsize=10)

@@ -50,7 +50,7 @@ class TrialFiles:
         row = None if report is None else report_as_dict(report)
         static = static_key(engine.static)
         checkpoint.save({**about, "static": static, "report": row, **state}, self.directory / "last.pt")
-        if not member.diverged:
+        if member.epoch > 0 and not member.diverged:
             self._picture(engine, slot, f"{engine.family.picture.name}_epoch_{member.epoch}.png", None)
 
     def finish(self, engine: Engine, slot: int) -> None:
