@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from searches import command, environment, events_of, write_space  # noqa: E402  needs the path above
 
-TRIALS = 12
+TRIALS, EPOCHS = 12, 150
 AT_START = 1 / 3  # share of the kills
 STARTING_S, TRAINING_S = 20.0, 12.0
 LIMIT_S = 600
@@ -46,8 +46,8 @@ def main() -> int:
 
 
 def _soak(folder: Path, kills: int, moments: random.Random) -> int:
-    data = {"source": "synthetic", "size": 12_288}
-    space = write_space(folder, budget={"trials": TRIALS, "epochs": 60}, data=data)
+    data = {"source": "synthetic", "size": 4096}
+    space = write_space(folder, budget={"trials": TRIALS, "epochs": EPOCHS}, data=data)
     reported: set[tuple[int, int]] = set()
     arguments: tuple[object, ...] = ("run", space)
     done = 0
@@ -59,6 +59,9 @@ def _soak(folder: Path, kills: int, moments: random.Random) -> int:
         if code == 0:
             print(f"the search ended by itself before kill {done + 1}")
             break
+        if code != -signal.SIGKILL:
+            print(f"the command failed by itself, exit code {code}")
+            return 1
         done += 1
         if runs and (runs[0] / "events.jsonl").exists():
             reported |= _rows(runs[0])
