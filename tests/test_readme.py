@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
+import textwrap
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -59,11 +62,28 @@ def test_the_family_in_the_readme_is_searched_in_a_stack_like_any_other(tmp_path
     assert {row["slot"] for row in rows} == {0, 1}
     assert 10 < rows[0]["active.labels"] < 60 and rows[0]["active.consistency"] == 1024
     assert list((only_run(tmp_path) / "trials").glob("*/figures/moons_best.png"))
+    said = _use(only_run(tmp_path) / "trials" / "0", "moons:MOONS")
+    assert "logits (8, 2)" in said
+
+
+def _use(trial: Path, family: str) -> str:
+    """The outputs of this trial's model by the README's lines about `model.pt`, run as they stand."""
+    code, _ = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    code = textwrap.dedent("  " + code.lstrip(" "))
+    code = code.replace("runs/beta_vae-20260131-120000/trials/26", str(trial)).replace(
+        '"beta_vae"', repr(family)
+    )
+    code += "\nfor name, tensor in outputs.items():\n    print(name, tuple(tensor.shape))\n"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=trial.parents[3], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def _own_family(directory: Path) -> str:
     """Save the README's own family and its space, as the README says."""
-    (code,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    _, code = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
     _, space = re.findall(r"```yaml\n(.*?)```", README, flags=re.DOTALL)
     (directory / "moons.py").write_text(code)
     (directory / "moons.yaml").write_text(space)
