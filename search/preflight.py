@@ -53,7 +53,8 @@ def check_data(
     try:
         data = family.load(space.data)
     except BadDataValue as error:
-        raise BadData(f"{space.path}: {error}") from error
+        own = space.data["path"] and str(error).startswith(str(space.data["path"]))
+        raise BadData(str(error) if own else f"{space.path}: {error}") from error
     warnings = [*data.warnings, *(traps(judged or space, data) if seek_traps else ())]
     batches = space.static["batch_size"]
     sizes = _extent(batches)

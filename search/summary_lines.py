@@ -78,8 +78,8 @@ def _presets(summary: Mapping[str, Any], space: Space) -> None:
     say(f"Presets: best {summary['objective']}{also}")
     print_table(columns, [_preset_row(preset, second) for preset in summary["presets"]], right=columns[1:-1])
     gain = summary["gain"]
-    if gain is None:
-        return
+    if gain is None or summary["best"]["state"] != "COMPLETE":
+        return  # nothing has been compared yet
     if gain["trial"] == summary["best"]["trial"]:
         say(f"No other trial beat preset {gain['over']}.")
     elif gain["value"] <= 0:
