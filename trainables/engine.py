@@ -28,6 +28,7 @@ from trainables.workers import Alone, Workers
 
 __all__ = ["Engine"]
 
+OPTIONAL = ("share", "join", "balance")  # methods of a family
 EVALUATION_BATCH = 1024  # examples of one evaluation step, over all workers
 
 
@@ -69,15 +70,16 @@ class Engine:
         self.module = wrap(self.stack)
         self.optimiser = RowAdamW(self.stack.rows)
         self.noises = family.noise(static, data.facts)
-        self.balances = type(family).balance is not Family.balance
+        # A call under vmap takes half a millisecond, whatever it does: what a family has not is not called.
+        has = {name: getattr(type(family), name) is not getattr(Family, name) for name in OPTIONAL}
+        self.shares, self.joins, self.balances = (has[name] for name in OPTIONAL)
         self.members: list[Member | None] = [None] * num_slots
         self.knobs: dict[str, Tensor] = {}
 
     @property
     def evaluation_batch(self) -> int:
         """Examples of one evaluation step: training's number where examples meet across the batch."""
-        joins = type(self.family).join is not Family.join
-        return self.batch_size if joins else EVALUATION_BATCH // self.group * self.group
+        return self.batch_size if self.joins else EVALUATION_BATCH // self.group * self.group
 
     @property
     def num_slots(self) -> int:
@@ -344,9 +346,9 @@ class Engine:
         Returns lists over terms: f[K] with gradient, and the active counts f64[K] of the whole batch.
         """
         with torch.no_grad():
-            shared = vmap(self.family.share)(outputs)
+            shared = vmap(self.family.share)(outputs) if self.shares else {}
             everyone = {name: self.workers.sum(t.sum(1)) / self.batch_size for name, t in shared.items()}
-        joined = vmap(self.family.join)(outputs)
+        joined = vmap(self.family.join)(outputs) if self.joins else {}
         everyone |= {name: self.workers.gather_with_gradient(t) for name, t in joined.items()}
         values, active = vmap(self._losses)(outputs, everyone, batch, self.knobs)
         averages, counts = [], []
@@ -414,7 +416,8 @@ class Engine:
             batch = {name: tensor[index] for name, tensor in self.splits[split].items()}
             outputs = self.stack(batch, {}, self.knobs, same_batch=True)
             keep = stop - start
-            seen, joined = vmap(self.family.share)(outputs), vmap(self.family.join)(outputs)
+            seen = vmap(self.family.share)(outputs) if self.shares else {}
+            joined = vmap(self.family.join)(outputs) if self.joins else {}
             everyone = {name: self.workers.gather(t)[:, :keep].mean(1) for name, t in seen.items()}
             everyone |= {name: self.workers.gather(t)[:, :keep] for name, t in joined.items()}
             values, active = vmap(self._losses, in_dims=(0, 0, None, 0))(outputs, everyone, batch, self.knobs)
