@@ -30,7 +30,7 @@ from searches import command, environment, events_of, write_space  # noqa: E402 
 TRIALS, EPOCHS = 12, 150
 AT_START = 1 / 3  # share of the kills
 STARTING_S, TRAINING_S = 20.0, 12.0
-LIMIT_S = 600
+LIMIT_S = 1500  # of the last resume, which trains most of the search
 
 
 def main() -> int:
