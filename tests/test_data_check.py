@@ -127,7 +127,6 @@ def test_examples_without_a_label_are_counted_and_are_no_class(capsys) -> None:
 
 
 @pytest.mark.skipif(not FOULS.is_file(), reason="the sample data lies beside the repository")
-@pytest.mark.skipif("multitask" not in FAMILIES, reason="the family is not there yet")
 def test_the_sample_of_fouls_has_the_imbalance_that_was_counted(capsys) -> None:
     assert main(["data", "check", "multitask", str(FOULS)]) == 0
     lines = said(capsys)

@@ -20,7 +20,7 @@ import h5py
 import numpy as np
 
 from trainables.convert import Converted, hashed_split
-from trainables.data import LIMIT_BYTES, SPLITS, Field, checked_arrays, field_names
+from trainables.data import LIMIT_BYTES, SPLITS, UNPACKING, Field, checked_arrays, field_names
 from trainables.errors import BadData
 
 __all__ = ["COLUMNS", "event_arrays"]
@@ -109,7 +109,7 @@ def _npz_shapes(path: Path) -> dict[str, tuple[int, ...]]:
                     read = np.lib.format.read_array_header_2_0 if version == (2, 0) else read
                     if read is not None:
                         shapes[name.removesuffix(".npy")] = read(member)[0]
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError, RuntimeError, NotImplementedError) as error:
+    except (OSError, ValueError, *UNPACKING) as error:
         raise BadData(f"{path}: is no readable npz or HDF5 file ({str(error)[:100]})") from error
     return shapes
 
