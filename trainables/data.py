@@ -26,8 +26,8 @@ from trainables.errors import BadData
 
 # fmt: off
 __all__ = [
-    "SPLITS", "SPLIT_FIELDS", "UNPACKING", "Field", "checked_arrays", "class_counts", "field_names", "split_by_group",
-    "split_column",
+    "SPLITS", "SPLIT_FIELDS", "UNPACKING", "Field", "checked_arrays", "class_counts", "field_names",
+    "split_by_group", "split_column",
 ]
 # fmt: on
 
