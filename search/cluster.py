@@ -34,13 +34,15 @@ QUIET = {
     "RAY_TRAIN_ENABLE_CONTROLLER_STRUCTURED_LOGGING": "0",
     "RAY_TRAIN_ENABLE_WORKER_STRUCTURED_LOGGING": "0",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "2",
-    "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "60",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }
+
+# How long an engine's worker may be silent before its engine is replaced; the environment may say otherwise.
+SILENCE = {"RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "60"}
 
 
 @dataclass(frozen=True)
@@ -122,7 +124,7 @@ def _resources(address: str | None) -> tuple[int, int]:
 @contextlib.contextmanager
 def connect(options: RayOptions) -> Iterator[str]:
     """A private Ray on loopback with a token of its own, ended with the block, whatever ends it."""
-    os.environ.update(QUIET)
+    os.environ.update({**SILENCE, **os.environ, **QUIET})
     for variable in (
         "RAY_ADDRESS",
         "RAY_NAMESPACE",

@@ -74,7 +74,7 @@ def show(
         (
             row["trial"],
             row["preset"],
-            "interrupted" if row["state"] == "RUNNING" and not standing.running else row["state"].lower(),
+            _state(row, directory, standing.running),
             row["stop_reason"],
             row["epochs"] or 0,
             number(row["objective"]),
@@ -87,6 +87,16 @@ def show(
     print_table(columns, cells, right=("trial", "epochs", columns[5], "at epoch", "time"))
     if not standing.finished and not standing.running:
         say(f"continue with: loss-search resume {shown_path(directory.path)}")
+
+
+def _state(row: Mapping[str, Any], directory: Any, running: bool) -> str:
+    """A trial's state as a person means it: to the study one runs that only waits for a slot."""
+    if row["state"] != "RUNNING":
+        return row["state"].lower()
+    if not running:
+        return "interrupted"
+    # An engine that takes a trial in says so in the trial's log, an epoch before its first row.
+    return "running" if row["epochs"] or (directory.trial(row["trial"]) / "run.log").exists() else "queued"
 
 
 def _show_trial(row: Mapping[str, Any], directory: Any, space: Any) -> None:

@@ -57,7 +57,11 @@ def read_parts(root: Table, family_name: str, stem: str, complaints: Complaints)
     try:
         family = family_named(family_name)
     except (ImportError, AttributeError, TypeError, SyntaxError) as error:
-        complaints.add(root.entries["family"].place, f"family {family_name} cannot be loaded: {error}.")
+        absent = isinstance(error, ModuleNotFoundError)
+        repair = " Run the command in the directory that holds the module, or install it." if absent else ""
+        complaints.add(
+            root.entries["family"].place, f"family {family_name} cannot be loaded: {error}.{repair}"
+        )
         complaints.settle()
         raise
     objectives = _read_objectives(root, family, complaints)

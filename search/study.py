@@ -54,7 +54,7 @@ class Study:
 
     Args:
         path: the journal; made when missing, repaired when its tail is torn.
-        space: what is searched. Presets are queued when the study is new.
+        space: what is searched. Its presets are queued first.
     """
 
     def __init__(self, path: Path, space: Space) -> None:
@@ -76,10 +76,21 @@ class Study:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
                 self.optuna.set_metric_names(list(space.objectives))
-            for preset in space.presets:
-                self.optuna.enqueue_trial(space.preset_values(preset), user_attrs={"preset": preset.name})
+        self._queue_presets()
 
     # ------------------------------------------------------------------ ask
+
+    def _queue_presets(self) -> None:
+        """Queue the presets that the study lacks and the budget has room for, also after it grew."""
+        trials = self.trials()
+        known = {trial.user_attrs.get("preset") for trial in trials}
+        missing = [preset for preset in self.space.presets if preset.name not in known]
+        room = (
+            len(missing) if self.space.sampler == "grid" else max(0, self.space.budget.trials - len(trials))
+        )
+        for preset in missing[:room]:
+            values = self.space.preset_values(preset)
+            self.optuna.enqueue_trial(values, user_attrs={"preset": preset.name})
 
     def ask(self) -> Asked | None:
         """The next trial to run, or None when the budget of trials (of a grid: its cells) is spent."""

@@ -53,6 +53,39 @@ def test_a_trial_is_called_running_only_while_a_search_works_on_the_run(here: Pa
     assert "  interrupted  " in capsys.readouterr().out
 
 
+def test_a_trial_that_waits_for_a_slot_is_called_queued(here: Path, capsys) -> None:
+    space = toy_space(here)
+    directory = Run.create(space, here / "runs")
+    with directory.locked(), Run(directory, space) as run:
+        for _ in range(3):
+            number = run.next_trial().number
+        run.receive(message(0, 1, 0.5))
+        (directory.trial(1) / "run.log").write_text("trial 1 starts on engine-0\n")
+        run.flush()
+        assert main(["show", directory.name]) == 0
+        shown = [line.split() for line in capsys.readouterr().out.splitlines()]
+        assert number == 2
+        states = {words[0]: words for words in shown if words and words[0] in ("0", "1", "2")}
+    assert [next(w for w in words if w in ("running", "queued")) for words in states.values()] == [
+        "running",
+        "running",
+        "queued",
+    ]
+
+
+def test_presets_beyond_the_budget_wait_nowhere_and_come_first_when_it_grows(here: Path, capsys) -> None:
+    directory, _ = toy_run(here / "runs", trials=1, budget={"trials": 1, "epochs": 4})
+    assert main(["check", directory.name]) == 0
+    assert main(["show", directory.name]) == 0
+    assert "waiting" not in capsys.readouterr().out
+    more = Run.stored_space(directory, extra_trials=2)
+    with directory.locked(), Run(directory, more) as run:
+        assert [run.next_trial().preset for _ in range(2)] == [
+            "bold [red]",
+            None,
+        ]
+
+
 def test_show_of_a_trial_gives_knobs_curves_and_files(here: Path, capsys) -> None:
     directory, _ = toy_run(here / "runs")
     assert main(["show", directory.name, "2"]) == 0
