@@ -177,6 +177,14 @@ def test_clean_duels_are_drawn_by_their_hash_and_far_from_any_foul(folder: Path)
     assert drawn == pytest.approx(sorted(second for _, second in hashes[:10]), rel=1e-5)
 
 
+def test_fouls_alone_are_told_of_when_they_are_converted(folder: Path) -> None:
+    write(folder, MATCH)
+    note = wyscout_arrays(folder, clean=1.0).notes[-1]
+    assert note.startswith("no clean duels (1 a foul asked for; one lies 5 s away from every foul)")
+    write(folder, [*MATCH, event(500, "Duel", "Air duel", AWAY, 9)])
+    assert not [note for note in wyscout_arrays(folder, clean=1.0).notes if "clean" in note]
+
+
 def test_matches_and_competitions_keep_apart(folder: Path) -> None:
     write(folder, [{**one, "matchId": match} for match in range(60) for one in MATCH], "Italy")
     write(folder, [{**one, "matchId": 99} for one in MATCH], "World_Cup")
@@ -188,7 +196,7 @@ def test_matches_and_competitions_keep_apart(folder: Path) -> None:
     every = arrays["static"][:180].reshape(60, 3, -1)
     assert (every == every[0]).all()
     assert arrays["split"].tolist() == split_by_group(arrays["match_id"].tolist())
-    assert notes == []
+    assert [note.split(" (")[0] for note in notes] == ["no clean duels"]
 
 
 def test_shoot_outs_and_events_without_a_position_are_left_out_and_told(folder: Path) -> None:

@@ -155,10 +155,16 @@ def wyscout_arrays(folder: Path, clean: float = 0.2) -> Converted:
                 rows.append((_static(events, contest), *_views(events, contest), contest))
                 matches.append(match)
                 competitions.append(competition)
-    if not any(contest.offence for *_, contest in rows):
+    fouls = sum(contest.offence for *_, contest in rows)
+    if not fouls:
         raise BadData(f"{folder}: no file holds an event 'Foul'")
     split, notes = hashed_split(folder, matches)
     notes = [f"{count} events left out: {why}" for why, count in sorted(left_out.items())] + notes
+    if fouls == len(rows):
+        notes.append(
+            f"no clean duels ({clean:g} a foul asked for; one lies {CLEAN_S:g} s away from every foul): "
+            "every row is an offence, so that task has one class only"
+        )
     one_hot = np.eye(len(files), dtype=np.float32)[competitions]
     arrays = {
         "static": np.concatenate([np.array([row[0] for row in rows], np.float32), one_hot], axis=1),
