@@ -15,6 +15,7 @@ __all__ = ["plain_stop_rules", "read_stop_rules"]
 RULES = ("target", "collapse", "plateau", "time")  # in the order in which they are judged
 GROUPS = ("any", "all")
 ON_BY_DEFAULT = ("collapse", "plateau")
+WORDS = {"plateau": ("metric",), "target": ("metric",), "collapse": ("kinds",)}  # beside their settings
 
 
 @dataclass(frozen=True)
@@ -102,8 +103,7 @@ def _rule(node: Node, name: str, where: str, context: _Context) -> Rule | None:
         )
         return None
     settings = rule_settings()[name]
-    extra = {"plateau": ("metric",), "target": ("metric",), "collapse": ("kinds",)}.get(name, ())
-    check_keys(node, (*settings, *extra), where, context.complaints)
+    check_keys(node, (*settings, *WORDS.get(name, ())), where, context.complaints)
     for key in ("target", "seconds"):
         if key in settings and key not in node.entries:
             context.complaints.add(

@@ -14,14 +14,30 @@ import typer
 from searches import only_run, run
 
 from search.cli import app
+from search.parameter_lines import RANGES
 from search.record import schema_markdown
-from search.space import load_space, traps
+from search.space import SECTIONS, load_space, traps
+from search.space_keys import space_keys, space_keys_markdown
+from search.stop_lines import GROUPS, RULES, WORDS
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_readme_lists_every_column_of_the_record():
     assert schema_markdown().strip() in README
+
+
+def test_the_readme_lists_every_key_of_a_space():
+    assert space_keys_markdown() in README, "put the output of search.space_keys.space_keys_markdown() there"
+
+
+def test_the_table_of_keys_has_each_section_and_each_key_that_the_reader_takes():
+    named = {name for key in space_keys() for name in key.name.split(", ")}
+    assert {name.partition(".")[0] for name in named} == {*SECTIONS, "NAME"}
+    assert {f"NAME.{key}" for key in (*RANGES, "log", "when")} <= named
+    for rule, keys in WORDS.items():
+        assert {f"stop.{rule}.{key}" for key in keys} <= named
+    assert {name.split(".")[1] for name in named if name.startswith("stop.")} == {"prune", *RULES, *GROUPS}
 
 
 def test_the_space_in_the_readme_is_a_space_without_traps(tmp_path):
