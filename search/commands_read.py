@@ -31,13 +31,15 @@ def show(
 ) -> None:
     """Show how RUN stands, or everything about one TRIAL.
 
-    Works while the run is going on. With TRIAL: its knobs, its state and why, its curves as numbers, files.
+    Works while the run is going on. The tables of an experiment are shown where the space declares one. With
+    TRIAL: its knobs, its state and why, its curves as numbers, files.
 
     \b
     Examples:
       loss-search show beta_vae-20260131-120000
       loss-search show runs/beta_vae-20260131-120000 7
     """
+    from search.experiment_tables import experiment_of, print_experiment
     from search.record import read_trials
     from search.run import Run
     from search.run_directory import RunDirectory
@@ -85,6 +87,10 @@ def show(
         for row in rows
     ]
     print_table(columns, cells, right=("trial", "epochs", columns[5], "at epoch", "time"))
+    experiment = experiment_of(directory, space)
+    if experiment is not None:
+        print_experiment(experiment, directory)
+        say()
     if not standing.finished and not standing.running:
         say(f"continue with: loss-search resume {shown_path(directory.path)}")
 

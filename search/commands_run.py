@@ -261,6 +261,7 @@ def _search(
     from search.describe import warn
     from search.display import Display
     from search.driver import search
+    from search.experiment_tables import experiment_of, print_experiment
     from search.summary import read_rows, summarise, write
     from search.summary_lines import next_steps, print_summary
 
@@ -276,8 +277,13 @@ def _search(
             outcome = search(directory, space, options, display)
         rows = read_rows(directory)
         summary = summarise(rows, space, directory.name, checked.chance, checked.warnings)
+        experiment = experiment_of(directory, space)
+        if experiment is not None:
+            summary["experiment"] = experiment
         write(summary, rows, directory)
     print_summary(summary, space, directory)
+    if experiment is not None:
+        print_experiment(experiment, directory)
     if not outcome.complete:
         say()
         say(f"stopped; continue with: loss-search resume {shown_path(directory.path)}")

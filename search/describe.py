@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from search.console import number, print_table, say, short
+from search.experiments import Experiment
 from search.preflight import Checked, cost_of, num_trials
 from search.space import Parameter, Space
 from search.stopping import Group, Rule
@@ -25,6 +26,8 @@ def describe(space: Space, checked: Checked) -> None:
     say(f"data        {space.data['source']}{where}: {sizes}; {guessing}")
     say(f"trials      {num_trials(space)}, proposed by {space.sampler}, seed {space.seed}")
     say(f"epochs      {space.budget.epochs} a trial; {_cost(space)}")
+    if space.experiment is not None:
+        say(f"experiment  {_experiment(space.experiment)}")
     say()
     say("Searched")
     print_table(("parameter", "values", "scale", "only when"), [_row(p) for p in space.searched().values()])
@@ -58,6 +61,12 @@ def _cost(space: Space) -> str:
     if cost.expected == cost.most:
         return f"at most {cost.most:,} in all"
     return f"at most {cost.most:,} in all, about {cost.expected:,} with successive halving (an estimate)"
+
+
+def _experiment(experiment: Experiment) -> str:
+    checks, expect = len(experiment.checks), len(experiment.expect)
+    axes = ", ".join(experiment.compare)
+    return f"compares {axes} by {len(experiment.metrics)} metrics, {checks} checks, {expect} expectations"
 
 
 def _row(parameter: Parameter) -> tuple[str, str, str, str]:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from search import parameters
 from search.errors import BadSpace, nearest
+from search.experiments import Experiment
 from search.parameters import Budget, Parameter, Preset
 from search.stopping import StopRules
 from search.traps import traps
@@ -33,7 +34,7 @@ __all__ = ["Budget", "Parameter", "Preset", "Space", "load_space", "shipped_spac
 
 SECTIONS = (
     "name", "family", "data", "budget", "objective", "static", "knobs", "start_from", "search", "stop",
-    "confirm",
+    "confirm", "experiment",
 )  # fmt: skip
 FAMILY_PATH = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 # How many keys a `--set` of each section reaches down; the names of knobs hold dots of their own.
@@ -50,6 +51,7 @@ class Space:
         directions: "maximize" or "minimize" for each of `objectives`.
         static, knobs: in dependency order: a condition's target comes before what depends on it.
         confirm: {"top", "seeds"}, or empty when the file does not ask for confirmation.
+        experiment: the tables that the file declares, or None; they decide nothing about the search.
 
     Two spaces are equal when they ask for the same search, wherever they were read from.
     """
@@ -69,6 +71,7 @@ class Space:
     seed: int
     stop: StopRules
     confirm: Mapping[str, int]
+    experiment: Experiment | None = field(default=None, compare=False)
 
     @property
     def family(self) -> Family:
@@ -126,6 +129,7 @@ class Space:
 
     def resolved(self) -> dict[str, object]:
         """Plain values, which `yaml.safe_dump` writes and `load_space` reads back to an equal Space."""
+        from search.experiment_lines import plain_experiment
         from search.stop_lines import plain_stop_rules
 
         budget = {"trials": self.budget.trials, "epochs": self.budget.epochs}
@@ -143,15 +147,20 @@ class Space:
             "search": {"sampler": self.sampler, "seed": self.seed},
             "stop": plain_stop_rules(self.stop),
         }
-        return {**plain, "confirm": dict(self.confirm)} if self.confirm else plain
+        if self.confirm:
+            plain["confirm"] = dict(self.confirm)
+        if self.experiment is not None:
+            plain["experiment"] = plain_experiment(self.experiment)
+        return plain
 
     def fingerprint(self) -> str:
-        """SHA-256 of all that decides results: everything but `budget.trials` and `budget.minutes`.
+        """SHA-256 of all that decides results: not `budget.trials`, `budget.minutes` and `experiment`.
 
         `budget.epochs` counts, for schedules are fractions of it: half of 20 epochs is no trial of 10.
         """
         plain = self.resolved()
         plain["budget"] = self.budget.epochs
+        plain.pop("experiment", None)
         return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
     def _settings(self) -> dict[str, object]:

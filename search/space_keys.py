@@ -37,6 +37,17 @@ PARAMETERS = (
     SpaceKey("NAME.log", "true, false", "false", "whether a range is drawn evenly over orders of magnitude"),
     SpaceKey("NAME.when", "{OTHER: value or list}", "always", "searched only where another choice is so"),
 )
+EXPERIMENT = (
+    SpaceKey("experiment.compare", "a choice, or a list; preset", "", "axes of the tables; must be given"),
+    SpaceKey("experiment.metrics", "a metric, or a list", "selection_accuracy", "the figures shown"),
+    SpaceKey("experiment.checks", "[{says: ..., FIGURE, BOUND}, ...]", "none", "asked of every cell"),
+    SpaceKey(
+        "experiment.expect",
+        "[{says: ..., FIGURE, BOUND or ORDER}, ...]",
+        "none",
+        "asked of the cells in `where`, or of the steps along an axis",
+    ),
+)
 
 
 def space_keys() -> Iterator[SpaceKey]:
@@ -60,6 +71,7 @@ def space_keys() -> Iterator[SpaceKey]:
             yield WORDS[rule]._replace(name=f"stop.{rule}.{WORDS[rule].name}")
     yield SpaceKey("stop.any, stop.all", "[{RULE: ...}, ...]", "", "rules of which one, or each, must fire")
     yield from _keys("confirm", CONFIRM)
+    yield from EXPERIMENT
 
 
 def space_keys_markdown() -> str:

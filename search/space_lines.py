@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from search.experiment_lines import read_experiment
 from search.parameter_lines import family_in_force, read_parameters
 from search.parameters import (
     MAX_CELLS,
@@ -74,6 +75,7 @@ def read_parts(root: Table, family_name: str, stem: str, complaints: Complaints)
     name = _read_name(root, stem, complaints)
     clean = not complaints
     presets = _read_presets(root, family, {**statics, **knobs}, complaints, judge=clean)
+    experiment = read_experiment(root, family, {**statics, **knobs}, presets, complaints) if clean else None
     if clean:
         _check_search(root, {**statics, **knobs}, search["sampler"], complaints)
     complaints.settle()
@@ -93,6 +95,7 @@ def read_parts(root: Table, family_name: str, stem: str, complaints: Complaints)
         "seed": search["seed"],
         "stop": stop,
         "confirm": confirm,
+        "experiment": experiment,
     }
 
 

@@ -138,5 +138,5 @@ def next_steps(summary: Mapping[str, Any], space: Space, directory: RunDirectory
         say(f"  loss-search train {summary['family']} --config {recommended}")
         say(f"  loss-search show {run} {summary['best']['trial']}")
     say(f"  loss-search tensorboard {run}")
-    if space.sampler != "grid":
+    if space.sampler != "grid" and space.budget.trials > len(space.presets):
         say(f"  loss-search resume {run} --trials +{max(FEWEST_MORE, space.budget.trials // 2)}")

@@ -468,7 +468,7 @@ def test_the_shipped_space_searches_every_knob_but_three_of_the_optimiser_and_ha
 
 def test_the_space_of_patterns_has_as_many_trials_as_presets_and_they_are_those_of_the_search():
     patterns, whole = load_space("multitask_patterns"), load_space("multitask")
-    assert patterns.budget.trials == len(patterns.presets) == 3
+    assert patterns.budget.trials == len(patterns.presets) == 4
     assert patterns.stop.prune is None
     wanted = {preset.name: whole.complete(whole.preset_values(preset)) for preset in whole.presets}
     for preset in patterns.presets:

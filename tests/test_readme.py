@@ -41,13 +41,23 @@ def test_the_table_of_keys_has_each_section_and_each_key_that_the_reader_takes()
 
 
 def test_the_space_in_the_readme_is_a_space_without_traps(tmp_path):
-    text, _ = re.findall(r"```yaml\n(.*?)```", README, flags=re.DOTALL)
+    text, *_ = re.findall(r"```yaml\n(.*?)```", README, flags=re.DOTALL)
     path = tmp_path / "readme.yaml"
     path.write_text(text)
     space = load_space(path)
     assert space.family_name == "beta_vae"
     assert [preset.name for preset in space.presets] == ["option_a"]
     assert traps(space) == []
+
+
+def test_the_experiment_in_the_readme_is_one_for_the_space_that_it_speaks_of(tmp_path):
+    [section] = [text for text in re.findall(r"```yaml\n(.*?)```", README, flags=re.DOTALL)
+                 if text.startswith("experiment:")]  # fmt: skip
+    space = load_space("compare_globals_heads").text.partition("\nexperiment:")[0]
+    path = tmp_path / "readme.yaml"
+    path.write_text(f"{space}\n{section}")
+    found = load_space(path).experiment
+    assert found.compare == ("latent", "globals.weight") and len(found.expect) == 2
 
 
 def test_every_command_in_the_readme_exists():
@@ -100,7 +110,7 @@ def _use(trial: Path, family: str) -> str:
 def _own_family(directory: Path) -> str:
     """Save the README's own family and its space, as the README says."""
     _, code = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-    _, space = re.findall(r"```yaml\n(.*?)```", README, flags=re.DOTALL)
+    *_, space = re.findall(r"```yaml\n(.*?)```", README, flags=re.DOTALL)
     (directory / "moons.py").write_text(code)
     (directory / "moons.yaml").write_text(space)
     return code

@@ -1,0 +1,242 @@
+"""The tables of an experiment as text for the terminal, and where its pictures are."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from search.console import number, print_table, say, short, shown_path
+from search.experiments import FIGURES
+from search.run_directory import RunDirectory
+from search.space import Space
+
+__all__ = [
+    "bounds_in_words",
+    "experiment_of",
+    "label_of",
+    "part_in_words",
+    "pictures_of",
+    "print_experiment",
+    "table_of",
+    "verdict_in_words",
+]
+
+Values = Mapping[str, Any]
+SEPARATE = 6  # pictures that are listed one by one
+
+
+def experiment_of(directory: RunDirectory, space: Space) -> dict[str, Any] | None:
+    """What the experiment of a run shows so far, `search.experiments.experiment_values` of its record with
+    the `pictures` of each cell; None for a space that declares none."""
+    from search.experiments import experiment_values
+    from search.record import read_epochs, read_trials
+
+    if space.experiment is None:
+        return None
+    trials = read_trials(directory.path).to_pylist()
+    values = experiment_values(space, trials, read_epochs(directory.path).to_pylist())
+    for cell in values["cells"]:
+        cell["pictures"] = pictures_of(cell, directory, space)
+    return values
+
+
+def pictures_of(cell: Values, directory: RunDirectory, space: Space) -> list[str]:
+    """The pictures of a cell's best epochs, one a trial, as paths below the run directory."""
+    name = f"{space.family.picture.name}_best.png"
+    below = "confirm" if cell["phase"] == "confirm" else "trials"
+    paths = [Path(below) / str(trial) / "figures" / name for trial in cell["trials"]]
+    return [str(path) for path in paths if (directory.path / path).is_file()]
+
+
+# ---------------------------------------------------------------------- words
+
+
+def label_of(at: Mapping[str, Any]) -> str:
+    """A cell by its values: `none, globals.weight 10`."""
+    return ", ".join(
+        value if isinstance(value, str) else f"{axis} {place_of(value)}" for axis, value in at.items()
+    )
+
+
+def place_of(value: Any) -> str:
+    """A cell's place on one axis."""
+    return "not in force" if value is None else short(value)
+
+
+def spread_in_words(spread: Values | None) -> str:
+    """`0.7965`, or of several runs `0.7965 +- 0.0120`."""
+    if spread is None:
+        return ""
+    if spread["mean"] is None:
+        return "-"
+    return number(spread["mean"]) + (f" +- {number(spread['sd'])}" if spread["sd"] is not None else "")
+
+
+def bounds_in_words(claim: Values) -> str:
+    """What a check compares: `fluctuation of pixel_accuracy at most 0.03`."""
+    figure = claim["column"] if claim["figure"] == FIGURES[0] else f"{claim['figure']} of {claim['column']}"
+    if "order" in claim:
+        margin = f" by more than {short(claim['by'])}" if claim["by"] else ""
+        along = " -> ".join(short(value) for value in claim["along"])
+        return f"{figure} {claim['order']}{margin} along {claim['axis']} {along}"
+    low, high = claim["low"], claim["high"]
+    if low is None or high is None:
+        return f"{figure} at least {short(low)}" if high is None else f"{figure} at most {short(high)}"
+    return f"{figure} from {short(low)} to {short(high)}"
+
+
+def part_in_words(part: Values) -> str:
+    """One part of an expectation with its numbers: `vq: 0.1200 -> 0.3100`."""
+    figures = " -> ".join(spread_in_words(value) for value in part["values"])
+    steps = [step for step in part.get("steps", ()) if step["low"] is not None]
+    intervals = "; ".join(
+        f"{number(step['gain'])}, 95 % interval {number(step['low'])} to {number(step['high'])}"
+        for step in steps
+    )
+    figures += f" (by {intervals})" if intervals else ""
+    return f"{label_of(part['at'])}: {figures}" if part["at"] else figures
+
+
+def verdict_in_words(expectation: Values) -> str:
+    """`held`, or of several parts `did not hold (in 1 of 3)`."""
+    verdict, parts = expectation["verdict"], expectation["parts"]
+    count = sum(part["verdict"] == verdict for part in parts)
+    return verdict if count == len(parts) else f"{verdict} (in {count} of {len(parts)})"
+
+
+def table_of(values: Values) -> tuple[list[str], list[list[str]]]:
+    """Heads and rows: a row a cell, its place on the axes, its figures, and a remark."""
+    heads = [
+        *(axis["name"] for axis in values["axes"]),
+        *(metric["name"] for metric in values["metrics"]),
+        "runs",
+        "",
+    ]
+    rows = []
+    for cell in values["cells"]:
+        place = [place_of(value) for value in cell["at"].values()]
+        figures = [spread_in_words(cell["figures"][metric["name"]]) for metric in values["metrics"]]
+        rows.append([*place, *figures, str(len(cell["trials"])), "; ".join(_remarks(cell))])
+    return heads, rows
+
+
+def checks_of(values: Values) -> tuple[list[str], list[list[str]]]:
+    """Heads and rows: a row a cell, each check answered yes or no with the figure that it saw."""
+    heads = [*(axis["name"] for axis in values["axes"]), *(check["says"] for check in values["checks"])]
+    answers = {True: "yes", False: "no", None: "no data"}
+    rows = []
+    for cell in values["cells"]:
+        place = [place_of(value) for value in cell["at"].values()]
+        told = [
+            "" if check is None else f"{answers[check['holds']]} ({spread_in_words(check)})"
+            for check in cell["checks"]
+        ]
+        rows.append([*place, *told])
+    return heads, rows
+
+
+def _remarks(cell: Values) -> Iterable[str]:
+    if not cell["trials"]:
+        yield "no trial yet"
+    if cell["phase"] == "confirm":
+        yield "confirmed"
+    for cut in cell["cut"]:
+        yield f"trial {cut['trial']} ended after {cut['epochs']} of {cut['of']} epochs"
+    for kind, count in cell["collapsed"].items():
+        yield f"collapsed ({kind})" + (f" in {count} of {len(cell['trials'])}" if count > 1 else "")
+
+
+def direction_of(metric: Values) -> str:
+    words = {True: "higher is better", False: "lower is better", None: "no better side"}
+    return words[metric["higher_is_better"]]
+
+
+# ---------------------------------------------------------------------- print
+
+
+def print_experiment(values: Values, directory: RunDirectory) -> None:
+    """Print it: the figures of each cell, the checks, the expectations one by one, the pictures."""
+    runs = max((len(cell["trials"]) for cell in values["cells"]), default=0)
+    seeds = "one seed each" if runs <= 1 else f"means of up to {runs} seeds"
+    say()
+    say(f"Experiment: {', '.join(axis['name'] for axis in values['axes'])}; at the last epoch, {seeds}")
+    if values["matrices"]:
+        _print_matrices(values)
+    else:
+        heads, rows = table_of(values)
+        numeric = [metric["name"] for metric in values["metrics"]]
+        print_table(heads, rows, right=[*numeric, "runs"])
+    _print_effects(values)
+    if values["checks"]:
+        say()
+        heads, rows = checks_of(values)
+        print_table(heads, rows)
+        for check in values["checks"]:
+            say(f"  {check['says']}: {bounds_in_words(check)}")
+    if values["expect"]:
+        say()
+        rows = [
+            (verdict_in_words(one), one["says"], "; ".join(part_in_words(part) for part in one["parts"]))
+            for one in values["expect"]
+        ]
+        print_table(("verdict", "expected", "found"), rows)
+    _print_pictures(values, directory)
+
+
+def _print_matrices(values: Values) -> None:
+    rows, columns = values["axes"]
+    metrics = {metric["name"]: metric for metric in values["metrics"]}
+    for matrix in values["matrices"]:
+        say()
+        metric = metrics[matrix["metric"]]
+        say(f"{metric['name']}: {metric['help']} ({direction_of(metric)})")
+        lines = [
+            [
+                short(row),
+                *(
+                    _marked(mean, matrix["best_in_row"][y] == x, matrix["best_in_column"][x] == y)
+                    for x, mean in enumerate(matrix["means"][y])
+                ),
+            ]
+            for y, row in enumerate(rows["values"])
+        ]
+        heads = [f"{columns['name']} {short(value)}" for value in columns["values"]]
+        print_table([rows["name"], *heads], lines, right=heads)
+    say("  r: best of its row, c: best of its column")
+
+
+def _marked(mean: float | None, in_row: bool, in_column: bool) -> str:
+    if mean is None or math.isnan(mean):
+        return "-   "
+    return f"{number(mean)} {'r' if in_row else ' '}{'c' if in_column else ' '}"
+
+
+def _print_effects(values: Values) -> None:
+    """The mean at each value of each axis, over the settings of all other axes."""
+    if not values["effects"]:
+        return
+    metrics = [metric["name"] for metric in values["metrics"]]
+    lines = []
+    for axis in values["axes"]:
+        own = {one["metric"]: one for one in values["effects"] if one["axis"] == axis["name"]}
+        for index, value in enumerate(axis["values"]):
+            means = [number(own[name]["means"][index]) for name in metrics]
+            lines.append([axis["name"] if index == 0 else "", short(value), *means])
+    say()
+    say("Each axis by itself: means over the other axes")
+    print_table(["axis", "value", *metrics], lines, right=metrics)
+
+
+def _print_pictures(values: Values, directory: RunDirectory) -> None:
+    told: Sequence[tuple[str, str]] = [
+        (label_of(cell["at"]), path) for cell in values["cells"] for path in cell.get("pictures", ())
+    ]
+    if not told:
+        return
+    say()
+    if len(told) > SEPARATE:
+        say(f"Pictures: {shown_path(directory.path)}/trials/*/figures")
+        return
+    print_table(("picture", "file"), [(label, shown_path(directory.path / path)) for label, path in told])
