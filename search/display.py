@@ -23,7 +23,7 @@ __all__ = ["Display", "frame", "status_line"]
 PLAIN_EVERY_S = 10.0
 NEWS_SHOWN = 5
 RUNNING_SHOWN = 16
-PHASES = {
+STAGES = {
     "starting": "starting Ray and the engines",
     "searching": "searching",
     "stopping": "stopping: trials in progress are being saved (Ctrl-C again leaves at once; nothing is lost)",
@@ -44,7 +44,7 @@ class Display:
         self.console = console(file)
         self.news: deque[str] = deque(maxlen=NEWS_SHOWN)
         self.live: Any = None
-        self._phase = ""
+        self._stage = ""
         self._line_at = 0.0
 
     def start(self) -> None:
@@ -68,9 +68,9 @@ class Display:
         for line in snapshot.news:
             self._print(f"{duration(snapshot.elapsed_s)} {line}")
         now = time.monotonic()
-        if snapshot.phase != self._phase:
-            self._phase, self._line_at = snapshot.phase, now
-            self._print(f"{duration(snapshot.elapsed_s)} {PHASES.get(snapshot.phase, snapshot.phase)}")
+        if snapshot.stage != self._stage:
+            self._stage, self._line_at = snapshot.stage, now
+            self._print(f"{duration(snapshot.elapsed_s)} {STAGES.get(snapshot.stage, snapshot.stage)}")
         elif now - self._line_at >= PLAIN_EVERY_S:
             self._line_at = now
             self._print(status_line(snapshot))
@@ -93,8 +93,8 @@ class Display:
 
 def status_line(snapshot: Snapshot) -> str:
     """Where a search stands, in one line; before its first epoch and after its last, what it does."""
-    if snapshot.phase != "searching":
-        return f"{duration(snapshot.elapsed_s)} {PHASES.get(snapshot.phase, snapshot.phase)}"
+    if snapshot.stage != "searching":
+        return f"{duration(snapshot.elapsed_s)} {STAGES.get(snapshot.stage, snapshot.stage)}"
     states = snapshot.states
     parts = [
         f"{duration(snapshot.elapsed_s)} {_ended(states)} of {snapshot.trials_total} trials ended",
@@ -117,7 +117,7 @@ def frame(snapshot: Snapshot, news: tuple[str, ...]) -> RenderableType:
     head.add_column(style="bold", no_wrap=True)
     head.add_column(overflow="fold")
     time_spent = ", ".join([duration(snapshot.elapsed_s), *_left(snapshot)])
-    head.add_row("search", Text(f"{PHASES.get(snapshot.phase, snapshot.phase)}  {time_spent}"))
+    head.add_row("search", Text(f"{STAGES.get(snapshot.stage, snapshot.stage)}  {time_spent}"))
     states = snapshot.states
     to_go = max(0, snapshot.trials_total - _ended(states) - states["running"])
     head.add_row(
@@ -172,7 +172,7 @@ def _rates(snapshot: Snapshot) -> str:
 
 
 def _left(snapshot: Snapshot) -> list[str]:
-    if snapshot.left_s is None or snapshot.phase != "searching" or not snapshot.running:
+    if snapshot.left_s is None or snapshot.stage != "searching" or not snapshot.running:
         return []
     return [f"about {duration(snapshot.left_s)} left"]
 

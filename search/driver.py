@@ -1,7 +1,8 @@
-"""One search from start to end.
+"""One session with a run, from start to end.
 
-    search()   open the run ─► start Ray ─► engines warm up ─► Tune executes the study's trials ─► close
-    engines    long-lived Ray Train worker groups, one thread each in this process; they outlive trials
+    Session    hold the run ─► work() on a phase ─► work() on the next ─► engines end, Ray ends
+    work()     open the phase ─► Ray and engines, unless they are warm ─► Tune executes its trials ─► close
+    engines    long-lived Ray Train worker groups (`search.engines`); they outlive trials and phases
     Tune       one proxy actor a trial, no torch; its results pass through `Run.receive`, which decides
 
 What is here is the order of things and how they end. The record is `search.run`, the decisions are
@@ -12,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import importlib
 import logging
 import os
 import secrets
@@ -25,23 +25,21 @@ from dataclasses import dataclass
 from typing import Any
 
 from search.cluster import EnginePlan, RayOptions, connect, plan_engines
+from search.engines import Engines
 from search.errors import Incomplete
 from search.progress import Snapshot
 from search.run import Run
-from search.run_directory import RunDirectory, version
+from search.run_directory import RunDirectory
 from search.space import Space
 
-__all__ = ["Options", "Outcome", "search"]
+__all__ = ["Options", "Outcome", "Session", "search"]
 
 logger = logging.getLogger("loss_search.driver")
 
 PROXY_RETRIES = 3
-ENGINE_RETRIES = 20  # restarts of one worker group; a trial that breaks engines fails long before
-CHECKPOINT_EVERY_S = 10.0
-GROUP_TIMEOUT_S = 120  # a collective that takes longer ends the engine
 DISPLAY_S = 0.5
-SHUTDOWN_S = 60.0
-KILLS, KILL_AGAIN_S = 20, 1.0  # of controllers, for one may be started while another is ended
+LOOK_S = 5.0  # the longest wait for the broker's answer about its slots
+POLL_S = 0.05
 
 
 @dataclass(frozen=True)
@@ -57,7 +55,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a search ended: complete, or interrupted and resumable."""
+    """How a phase ended: complete, or interrupted and resumable."""
 
     directory: RunDirectory
     complete: bool
@@ -72,67 +70,125 @@ def search(
     `watch` gets a snapshot every half second. SIGINT or SIGTERM once ends it cleanly, twice at once. Raises
     RunFailed when it cannot go on, Incomplete when it cannot but can be resumed.
     """
-    plan = plan_engines(options.engines, options.workers_per_engine, options.slots, options.address)
-    with directory.locked(), _Interrupt() as interrupt:
+    with Session(directory, options) as session:
+        return session.work(lambda: Run(directory, space), watch)
+
+
+class Session:
+    """A run that is worked on: its lock, Ctrl-C, and from the first trial on Ray and the engines.
+
+    Entering it holds the run (BadInput when another process does). Leaving it ends what was started.
+    """
+
+    def __init__(self, directory: RunDirectory, options: Options) -> None:
+        self.directory, self.options = directory, options
+        self.plan = plan_engines(options.engines, options.workers_per_engine, options.slots, options.address)
+        self.engines: Engines | None = None
+        self.broker: Any = None
+
+    def __enter__(self) -> Session:
+        self._stack = contextlib.ExitStack()
+        self._stack.enter_context(self.directory.locked())
+        self._interrupt = self._stack.enter_context(_Interrupt())
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._stack.__exit__(*error)
+
+    def work(self, opened: Callable[[], Run], watch: Callable[[Snapshot], None]) -> Outcome:
+        """Open one phase of the run and bring it to its end, or to where it is interrupted.
+
+        Engines stay warm for the next phase. Raises as `search` does.
+        """
         try:
-            with Run(directory, space) as run:
+            with opened() as run:
                 watch(run.snapshot())
-                if run.work_left():
-                    with connect(RayOptions(options.address, plan, options.verbose)) as ray_address:
-                        interrupt.install()  # again: starting Ray puts a handler in place that aborts
-                        logger.info("Ray runs at %s; %s", ray_address, plan)
-                        _execute(run, plan, interrupt.event, watch)
-                run.phase = "finishing"
+                if run.work_left() and not self._is_over:
+                    self._start(run)
+                    self._execute(run, watch)
+                run.stage = "finishing"
                 complete = not run.work_left()
                 run.close()
                 last = run.snapshot()
         except OSError as error:
-            raise Incomplete(_storage_message(directory, error)) from error
+            raise Incomplete(_storage_message(self.directory, error)) from error
         watch(last)
-    return Outcome(directory, complete, last)
+        return Outcome(self.directory, complete, last)
 
+    @property
+    def _is_over(self) -> bool:
+        """Whether an earlier phase was interrupted, or lost its engines, at its very end."""
+        return self._interrupt.event.is_set() or (self.engines is not None and self.engines.ending)
 
-def _execute(
-    run: Run, plan: EnginePlan, interrupted: threading.Event, watch: Callable[[Snapshot], None]
-) -> None:
-    """Start broker and engines, let Tune run the study's trials, and end the engines."""
-    import ray
-
-    from search.broker import Broker
-
-    address = {"name": f"broker-{secrets.token_hex(4)}", "namespace": "loss-search"}
-    broker = ray.remote(Broker).options(name=address["name"], max_concurrency=1000, num_cpus=0).remote()
-    engines = _Engines(run, plan, address, broker)
-    engines.start()
-    clock, closing = _Clock(), []
-
-    def between() -> None:
-        if interrupted.is_set() or engines.all_failed:
-            run.interrupted = True
-        if run.interrupted and not closing:
-            # Now, not in `engines.end`: proxies and engines wait for each other's rows otherwise.
-            closing.append(broker.close.remote())
-        try:
-            run.tick()
-            if clock.due():
-                _look_at(run, broker)
-                watch(run.snapshot())
-        except OSError as error:
-            run.give_up(error)
-
-    try:
-        _tune(run, plan, address, broker, between)
-    except BaseException:
-        engines.end(lambda: None)  # what `between` does may be what failed
-        raise
-    engines.end(between)
-    if run.fault is not None:
-        raise run.fault
-    if engines.all_failed and run.work_left():
-        raise Incomplete(
-            f"every engine failed, the first with: {engines.first_error}; see {run.directory.log}, then "
-            f"continue with: loss-search resume {run.directory.path}"
+    def _start(self, run: Run) -> None:
+        """Ray, the broker and the engines, unless an earlier phase has started them."""
+        if self.engines is not None:
+            return
+        ray_address = self._stack.enter_context(
+            connect(RayOptions(self.options.address, self.plan, self.options.verbose))
         )
+        self._interrupt.install()  # again: starting Ray puts a handler in place that aborts
+        logger.info("Ray runs at %s; %s", ray_address, self.plan)
+        import ray
+
+        from search.broker import Broker
+
+        self.address = {"name": f"broker-{secrets.token_hex(4)}", "namespace": "loss-search"}
+        named = ray.remote(Broker).options(name=self.address["name"], max_concurrency=1000, num_cpus=0)
+        self.broker = named.remote()
+        self.engines = Engines(run.space, self.plan, self.address, self.broker)
+        self._stack.callback(self.engines.end, _nothing)
+        self.engines.start()
+
+    def _execute(self, run: Run, watch: Callable[[Snapshot], None]) -> None:
+        """Let Tune run the phase's trials; the engines have let go of all of them when it returns."""
+        clock, closing = _Clock(), []
+
+        def between() -> None:
+            if self._interrupt.event.is_set() or self.engines.all_failed:
+                run.interrupted = True
+            if run.interrupted and not closing:
+                # Now, not in `engines.end`: proxies and engines wait for each other's rows otherwise.
+                closing.append(self.broker.close.remote())
+            try:
+                run.tick()
+                if clock.due():
+                    _look_at(run, self.broker)
+                    watch(run.snapshot())
+            except OSError as error:
+                run.give_up(error)
+
+        try:
+            _tune(run, self.plan, self.address, self.broker, between)
+            self._wait_until_idle(run, between)
+        except BaseException:
+            self.engines.end(_nothing)  # what `between` does may be what failed
+            raise
+        if run.interrupted:
+            self.engines.end(between, wait=bool(run.occupancy["engines"]))
+        if run.fault is not None:
+            raise run.fault
+        if self.engines.all_failed and run.work_left():
+            raise Incomplete(
+                f"every engine failed, the first with: {self.engines.first_error}; see {run.directory.log}, "
+                f"then continue with: {run.continued_by}"
+            )
+
+    def _wait_until_idle(self, run: Run, between: Callable[[], None]) -> None:
+        """Until the engines have written the files of the last trials and hold none of them.
+
+        The trials of the next phase have numbers of their own, from 0 again.
+        """
+        while not run.interrupted:
+            between()
+            _look_at(run, self.broker)
+            if not run.occupancy["busy"]:
+                return
+            time.sleep(POLL_S)
+
+
+def _nothing() -> None:
+    """Between two looks at engines that end, when nothing may be written any more."""
 
 
 def _look_at(run: Run, broker: Any) -> None:
@@ -140,25 +196,21 @@ def _look_at(run: Run, broker: Any) -> None:
     import ray
 
     try:
-        run.occupancy = ray.get(broker.occupancy.remote(), timeout=5.0)
+        run.occupancy = ray.get(broker.occupancy.remote(), timeout=LOOK_S)
     except ray.exceptions.GetTimeoutError:
         return  # a busy machine: the next look will tell
     except ray.exceptions.RayActorError:
         run.give_up(
             Incomplete(
                 "the broker between trials and engines died; nothing that was reported is lost, continue "
-                f"with: loss-search resume {run.directory.path}"
+                f"with: {run.continued_by}"
             )
         )
         return
     if run.occupancy["fault"] is not None:
-        run.give_up(
-            Incomplete(
-                f"{run.occupancy['fault']}; then continue with: loss-search resume {run.directory.path}"
-            )
-        )
-    if run.phase == "starting" and run.occupancy["engines"]:
-        run.phase = "searching"
+        run.give_up(Incomplete(f"{run.occupancy['fault']}; then continue with: {run.continued_by}"))
+    if run.stage == "starting" and run.occupancy["engines"]:
+        run.stage = "searching"
 
 
 def _tune(run: Run, plan: EnginePlan, address: dict, broker: Any, between: Callable[[], None]) -> None:
@@ -188,125 +240,6 @@ def _tune(run: Run, plan: EnginePlan, address: dict, broker: Any, between: Calla
             ),
         )
         tuner.fit()
-
-
-class _Engines:
-    """The engines of one search: a thread each that holds a `TorchTrainer.fit`."""
-
-    def __init__(self, run: Run, plan: EnginePlan, address: dict[str, str], broker: Any) -> None:
-        self.run, self.plan, self.address, self.broker = run, plan, address, broker
-        self.ending = False
-        self.errors: dict[str, BaseException] = {}
-        self.threads: dict[str, threading.Thread] = {}
-
-    @property
-    def all_failed(self) -> bool:
-        return len(self.errors) == self.plan.engines
-
-    @property
-    def first_error(self) -> str:
-        lines = [line for line in str(next(iter(self.errors.values()))).splitlines() if line.strip()]
-        return lines[-1].strip() if lines else "no message"
-
-    def start(self) -> None:
-        importlib.import_module("search.loopback")  # Ray's modules cannot be imported by two threads at once
-        importlib.import_module("trainables.ray_worker")
-        for index in range(self.plan.engines):
-            name = f"engine-{index}"
-            self.threads[name] = threading.Thread(
-                target=self._serve, args=(name, index == 0), name=name, daemon=True
-            )
-            self.threads[name].start()
-
-    def end(self, between: Callable[[], None]) -> None:
-        """Close the broker and wait until the engines have saved what they hold.
-
-        Engines that are still starting hold nothing, so a search that is interrupted does not wait for them.
-        """
-        import ray
-
-        self.ending = True
-        try:
-            ray.get(self.broker.close.remote())
-        except ray.exceptions.RayActorError:
-            logger.error("the broker is gone; the engines end when they notice it")
-        idle = self.run.interrupted and not self.run.occupancy["engines"]
-        if not idle and not self._ended_within(SHUTDOWN_S, between):
-            logger.error("engines did not end within %.0f s", SHUTDOWN_S)
-        # A thread still in `fit` when Ray shuts down would end this process: its controller goes first.
-        for _ in range(KILLS):
-            if self._ended_within(KILL_AGAIN_S, between):
-                return
-            for pid in _controllers():
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-        logger.error("threads of engines outlive their controllers")
-
-    def _ended_within(self, seconds: float, between: Callable[[], None]) -> bool:
-        deadline = time.monotonic() + seconds
-        while any(thread.is_alive() for thread in self.threads.values()):
-            if time.monotonic() > deadline:
-                return False
-            between()
-            time.sleep(0.05)
-        return True
-
-    def _serve(self, name: str, first: bool) -> None:
-        from ray.train import FailureConfig, RunConfig, ScalingConfig
-        from ray.train.torch import TorchTrainer
-
-        from search.loopback import LoopbackTorchConfig
-        from trainables.ray_worker import serve
-
-        with tempfile.TemporaryDirectory(prefix="loss-search-train-", ignore_cleanup_errors=True) as scratch:
-            trainer = TorchTrainer(
-                serve,
-                train_loop_config=self._config(name, first),
-                torch_config=LoopbackTorchConfig(backend=self.plan.backend, timeout_s=GROUP_TIMEOUT_S),
-                scaling_config=ScalingConfig(
-                    num_workers=self.plan.workers_per_engine,
-                    use_gpu=self.plan.use_gpu,
-                    resources_per_worker=self.plan.worker_resources,
-                ),
-                run_config=RunConfig(
-                    name=name, storage_path=scratch, failure_config=FailureConfig(max_failures=ENGINE_RETRIES)
-                ),
-            )
-            try:
-                trainer.fit()
-            except Exception as error:
-                # The boundary to Ray Train: whatever ended this engine for good, the others take its trials.
-                if self.ending:
-                    return
-                logger.error("%s ended: %s", name, error)
-                self.errors[name] = error
-                self.broker.detach.remote(name)
-
-    def _config(self, name: str, first: bool) -> dict[str, Any]:
-        space = self.run.space
-        return {
-            "engine": name,
-            "broker": self.address,
-            "family": space.family_name,
-            "data": dict(space.data),
-            "static": {name: space.complete({})[name] for name in space.static},
-            "slots": self.plan.slots,
-            "measures": first,
-            "threads": self.plan.threads,
-            "objective": space.objectives[0],
-            "maximise": space.directions[0] == "maximize",
-            "checkpoint_every_s": CHECKPOINT_EVERY_S,
-            "version": version(),
-        }
-
-
-def _controllers() -> list[int]:
-    """Process ids of Ray Train's controllers, which run beside the driver, one an engine."""
-    from ray._private import state
-
-    actors = state.actors().values()
-    alive = [one for one in actors if one["ActorClassName"] == "TrainController" and one["State"] == "ALIVE"]
-    return [one["Pid"] for one in alive if one["Pid"]]
 
 
 class _Clock:

@@ -24,10 +24,19 @@ from typing import Any
 
 from search.errors import DamagedRun, RunFailed
 
-__all__ = ["EVENT_KINDS", "SYNC_INTERVAL_S", "EventLog", "append_whole", "read_events", "sync_directory"]
+__all__ = [
+    "EVENT_KINDS",
+    "SYNC_INTERVAL_S",
+    "EventLog",
+    "append_whole",
+    "phase_of",
+    "read_events",
+    "sync_directory",
+]
 
 Event = dict[str, Any]
 
+# Beside these an event of the confirmation has `phase`; a `reported` one has it in its row.
 EVENT_KINDS: Mapping[str, tuple[str, ...]] = {
     "search": ("what",),  # the driver itself: start, resume, stop (resumable), finish (every trial has ended)
     "started": ("trial", "params", "seed", "preset", "engine"),
@@ -170,6 +179,11 @@ def read_events(path: Path) -> tuple[list[Event], list[str]]:
     if corrupt:
         warnings.append(f"{path}:{corrupt[0]}: torn or corrupt tail of {len(corrupt)} line(s), left out")
     return events, warnings
+
+
+def phase_of(event: Mapping[str, Any]) -> str:
+    """The phase of the run that an event belongs to: `search`, or `confirm`."""
+    return (event["row"] if event["kind"] == "reported" else event).get("phase") or "search"
 
 
 def append_whole(fd: int, data: bytes, offset: int) -> int:

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from search.trials import summary_of
+
 if TYPE_CHECKING:
     from search.run import Run
 
@@ -42,8 +44,9 @@ class Snapshot:
     """Where a search stands, for display."""
 
     run: str
+    phase: str  # search, confirm
     objective: str
-    phase: str  # starting, searching, stopping, finishing
+    stage: str  # starting, searching, stopping, finishing
     elapsed_s: float
     trials_total: int
     states: Mapping[str, int]  # running (in a slot), waiting, complete, pruned, failed
@@ -64,8 +67,8 @@ def snapshot_of(run: Run) -> Snapshot:
     states = {"running": 0, "waiting": 0, "complete": 0, "pruned": 0, "failed": 0}
     for frozen in run.study.trials():
         states[frozen.state.name.lower().replace("fail", "failed")] += 1
-    if run.interrupted and run.phase != "finishing":
-        run.phase = "stopping"
+    if run.interrupted and run.stage != "finishing":
+        run.stage = "stopping"
     running = tuple(_view(run, n, t) for n, t in run.trials.items() if not t.ended and t.rows)
     # To the study a trial runs from the moment that it is asked for, also while it waits for a slot.
     in_slots = min(states["running"], max(len(running), run.occupancy["busy"]))
@@ -80,8 +83,9 @@ def snapshot_of(run: Run) -> Snapshot:
     news, run.news = tuple(run.news), []
     return Snapshot(
         run=run.directory.name,
-        objective=run.space.objectives[0],
         phase=run.phase,
+        objective=run.space.objectives[0],
+        stage=run.stage,
         elapsed_s=elapsed,
         trials_total=total,
         states=states,
@@ -103,7 +107,7 @@ def best_of(run: Run) -> Best | None:
     sign = 1 if run.space.directions[0] == "maximize" else -1
     found = None
     for number, trial in run.trials.items():
-        summary = run.summary(trial)
+        summary = summary_of(trial, run.space)
         value = summary.get("objective")
         if value is not None and (found is None or sign * value > sign * found.value):
             found = Best(number, trial.asked.preset, value, summary["best_epoch"], trial.asked.params)
@@ -112,6 +116,6 @@ def best_of(run: Run) -> Best | None:
 
 def _view(run: Run, number: int, trial: Any) -> TrialView:
     value = run.value(trial.rows[-1]) if trial.rows else None
-    best = run.summary(trial).get("objective")
+    best = summary_of(trial, run.space).get("objective")
     epochs = run.space.budget.epochs
     return TrialView(number, trial.asked.preset, len(trial.rows), epochs, value, best, trial.engine)

@@ -57,7 +57,7 @@ __all__ = [
 Row = Mapping[str, Any]
 Key = tuple[str, int, int]  # phase, trial, epoch
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # 2: `source` and `test.*`
 PREFIX = "loss_search."
 PART_NAME = re.compile(r"part-(\d+)-(\d+)\.parquet")
 MAX_PARTS = 512  # a reader opens every part; beyond this, flush compacts

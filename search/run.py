@@ -1,4 +1,5 @@
-"""One run as the driver sees it: every trial's rows come in here, and every decision comes out. No Ray here.
+"""One phase of a run as the driver sees it: every trial's rows come in here, and every decision comes out.
+No Ray here.
 
 What arrives is made durable before anything acts on it, in this order: event log, study, buffers for
 Parquet and TensorBoard. So whatever the moment at which the process is killed, `resume` finds each row that
@@ -14,21 +15,23 @@ import os
 import time
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from search.board import TrialBoard, write_experiment
+from search.confirm import LATER, Confirmation, Later, Settings, study_name
 from search.errors import BadInput, DamagedRun
-from search.events import EventLog, read_events
+from search.events import EventLog, phase_of, read_events
 from search.progress import Snapshot, snapshot_of
-from search.record import Recorder, restore, rows_from_events, summarise
+from search.record import Recorder, restore
 from search.run_directory import RunDirectory, environment
 from search.space import Space, load_space
+from search.stopping import StopRules
 from search.study import Asked, Study
 from search.tables import column_kinds, trial_rows
+from search.trials import Trial, recalled, summary_of, write_trial_config
 
 __all__ = ["Run"]
 
@@ -42,36 +45,28 @@ FULL_RESULT = {
     "plateau",
     "target_reached",
 }  # reasons with which a trial's best value is its result
-
-
-@dataclass
-class _Trial:
-    """A trial of this session."""
-
-    asked: Asked
-    rows: list[dict[str, Any]] = field(default_factory=list)
-    board: TrialBoard | None = None
-    started_at: float | None = None
-    retries: int = 0
-    engine: str | None = None
-    ended: bool = False
-    pictures: set[str] = field(default_factory=set)
+UNSTOPPED = StopRules(prune=None, rules=())  # a confirmation: nothing but divergence ends a trial early
 
 
 class Run:
-    """A run directory that is open for searching. Hold its lock (`RunDirectory.locked`) while it is open."""
+    """A run directory that is open for searching, or with `confirm` for confirming what the search found.
 
-    def __init__(self, directory: RunDirectory, space: Space) -> None:
+    Hold its lock (`RunDirectory.locked`) while it is open.
+    """
+
+    def __init__(self, directory: RunDirectory, space: Space, confirm: Settings | None = None) -> None:
         self.directory, self.space = directory, space
+        self.phase = "search" if confirm is None else "confirm"
+        self.rules = space.stop if confirm is None else UNSTOPPED
         self.started = time.monotonic()
-        self.phase = "starting"
+        self.stage = "starting"  # then searching, stopping, finishing
         self.interrupted = False
-        self.fault: BaseException | None = None  # why the search cannot go on
+        self.fault: BaseException | None = None  # why the phase cannot go on
         self.news: list[str] = []
         self.session_epochs = 0
         self.first_row_at: float | None = None
         self.session_ended = 0
-        self.trials: dict[int, _Trial] = {}
+        self.trials: dict[int, Trial] = {}
         self.occupancy: dict[str, Any] = {"slots": 0, "busy": 0, "engines": [], "fault": None}
         metadata = {
             "space": json.dumps(space.resolved()),
@@ -82,13 +77,36 @@ class Run:
         for warning in [*warnings, *self.events.warnings, *restore(directory.path, events, metadata)]:
             logger.warning(warning)
         self.recorder = Recorder(directory.path, metadata)
-        self.study = Study(directory.journal, space)
+        self._open_studies(events, confirm)
         self.interrupted_trials: deque[int] = deque()
         self._recall(events)
-        self.events.append({"kind": "search", "what": "resume" if events else "start"})
+        known = any(phase_of(event) == self.phase for event in events)
+        self._log({"kind": "search", "what": "resume" if known else "start"})
         self._flushed_at = time.monotonic()
-        if not events:
+        if not known:
             self._declare_hparams()
+
+    def _open_studies(self, events: list[dict[str, Any]], confirm: Settings | None) -> None:
+        """The phase's own study, and the rows of trials.parquet of the other phase, which stay as they are.
+
+        `queue` says what comes next: in a search the study itself.
+        """
+        journal, space = self.directory.journal, self.space
+        searched, name = Study(journal, space), study_name(space)
+        confirmed = Study(journal, space, name) if confirm is not None or name in searched.names else None
+        self.other_rows: list[dict[str, Any]] = []
+        if confirm is not None:
+            self.other_rows = trial_rows(searched, recalled(searched, events, "search"), space, "search")
+            self.study = confirmed
+            self.queue = Confirmation(confirmed, searched, space, confirm, self.rows, self.other_rows)
+            return
+        if confirmed is not None:
+            self.other_rows = trial_rows(confirmed, recalled(confirmed, events, "confirm"), space, "confirm")
+        self.study = self.queue = searched
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The phase's rows of trials.parquet as they are now."""
+        return trial_rows(self.study, self.trials, self.space, self.phase)
 
     @classmethod
     def create(cls, space: Space, out: Path) -> RunDirectory:
@@ -132,28 +150,33 @@ class Run:
 
     # ------------------------------------------------------------------ what to run
 
-    def next_trial(self) -> Asked | None:
-        """The next trial: first those that an earlier driver left running, then what the study asks for."""
-        asked = None
-        if not self.interrupted and not self.out_of_time:
-            if self.interrupted_trials:
-                asked = self.trials[self.interrupted_trials.popleft()].asked
-            elif (asked := self.study.ask()) is not None:
-                self.trials[asked.number] = _Trial(asked)
-        if asked is None:
+    def next_trial(self) -> Asked | Later | None:
+        """The next trial: first those that an earlier driver left running, then what the queue gives.
+
+        LATER when that depends on trials that run, None when there is none.
+        """
+        if self.interrupted or self.out_of_time:
             return None
+        if self.interrupted_trials:
+            asked = self.trials[self.interrupted_trials.popleft()].asked
+        else:
+            asked = self.queue.ask()
+            if asked is None or asked is LATER:
+                return asked
+            self.trials[asked.number] = Trial(asked)
         trial = self.trials[asked.number]
         trial.started_at = trial.started_at or time.time()
-        directory = self.directory.trial(asked.number)
-        directory.mkdir(exist_ok=True)
-        self._write_config(directory, asked)
-        self.events.append(
+        directory = self.directory.trial(asked.number, self.phase)
+        directory.mkdir(parents=True, exist_ok=True)
+        write_trial_config(directory, self.space, asked)
+        self._log(
             {
                 "kind": "started",
                 "trial": asked.number,
                 "params": asked.params,
                 "seed": asked.seed,
                 "preset": asked.preset,
+                "source": asked.source,
                 "engine": None,
             }
         )
@@ -163,16 +186,17 @@ class Run:
 
     def job(self, asked: Asked) -> dict[str, Any]:
         """What an engine needs to train a trial, as plain values."""
-        reported = len(self.trials[asked.number].rows)
+        directory = self.directory.trial(asked.number, self.phase)
         return {
             "trial": asked.number,
             "seed": asked.seed,
             "epochs": self.space.budget.epochs,
             "knobs": asked.knobs,
             "static": asked.static,
-            "directory": str(self.directory.trial(asked.number)),
-            "reported": reported,
-            "resume": (self.directory.trial(asked.number) / "last.pt").exists(),
+            "directory": str(directory),
+            "test": self.phase == "confirm",  # a search never touches the test split
+            "reported": len(self.trials[asked.number].rows),
+            "resume": (directory / "last.pt").exists(),
         }
 
     # ------------------------------------------------------------------ what comes in
@@ -189,9 +213,7 @@ class Run:
             return True
         if message.get("retries", 0) > trial.retries:
             trial.retries = message["retries"]
-            self.events.append(
-                {"kind": "retried", "trial": message["trial"], "reason": message.get("failed")}
-            )
+            self._log({"kind": "retried", "trial": message["trial"], "reason": message.get("failed")})
         if "failed" in message:
             self.end(message["trial"], "FAIL", message["failed"], error=message["error"])
             return True
@@ -199,10 +221,11 @@ class Run:
             self._record(trial, message)
         return self._judge(trial, message)
 
-    def _record(self, trial: _Trial, message: Mapping[str, Any]) -> None:
+    def _record(self, trial: Trial, message: Mapping[str, Any]) -> None:
         row = {
             "trial": message["trial"],
             "epoch": message["epoch"],
+            "phase": self.phase,
             "engine": message["engine"],
             "slot": message["slot"],
             "diverged": float(message["diverged"]),
@@ -218,9 +241,9 @@ class Run:
         if self.recorder.add(row):
             trial.board.row(row)
 
-    def _judge(self, trial: _Trial, message: Mapping[str, Any]) -> bool:
+    def _judge(self, trial: Trial, message: Mapping[str, Any]) -> bool:
         number = trial.asked.number
-        verdict = self.space.stop.verdict(trial.rows)
+        verdict = self.rules.verdict(trial.rows)
         spent = message["done"] or len(trial.rows) >= self.space.budget.epochs
         if verdict is not None and not (spent and verdict.rule in HARMLESS_AT_THE_END):
             full = all(
@@ -250,7 +273,7 @@ class Run:
     ) -> None:
         """A trial has ended: tell the study, the log and TensorBoard why."""
         trial = self.trials[number]
-        summary = self.summary(trial)
+        summary = summary_of(trial, self.space)
         values = [summary[f"objective.{name}"] for name in self.space.objectives] if trial.rows else [None]
         if state == "COMPLETE" and any(value is None for value in values):
             state, reason = "FAIL", "no_finite_objective"
@@ -270,33 +293,33 @@ class Run:
             started_at=trial.started_at,
             finished_at=time.time(),
         )
-        self.events.append(
-            {
-                "kind": "finished",
-                "trial": number,
-                "state": state,
-                "reason": reason,
-                "error": error,
-                "numbers": dict(numbers),
-            }
-        )
+        self._log_finished(number, state, reason, error, dict(numbers))
         trial.ended = True
         self.session_ended += 1
         best = {f"best.{name}": summary.get(f"objective.{name}") for name in self.space.objectives}
         if trial.board is not None:
             status = "failure" if state == "FAIL" else "success"
             trial.board.hparams(self._hparams(trial.asked), {**best, "epochs": len(trial.rows)}, status)
-        value = summary.get("objective")
-        shown = (
-            "no value"
-            if value is None
-            else f"{self.space.objectives[0]} {value:.4f} at epoch {summary['best_epoch']}"
+        self.news.append(
+            f"{self._called(trial)} {state} after {len(trial.rows)} epochs: {reason}, {self._result(summary)}"
         )
-        name = f" ({trial.asked.preset})" if trial.asked.preset else ""
-        self.news.append(f"trial {number}{name} {state} after {len(trial.rows)} epochs: {reason}, {shown}")
         logger.info(self.news[-1])
         if error:
-            logger.error("trial %d failed:\n%s", number, error)
+            logger.error("%s failed:\n%s", self._called(trial), error)
+
+    def _called(self, trial: Trial) -> str:
+        asked = trial.asked
+        if self.phase == "confirm":
+            return f"confirm {asked.number} ({asked.preset or f'trial {asked.source}'}, seed {asked.seed})"
+        return f"trial {asked.number} ({asked.preset})" if asked.preset else f"trial {asked.number}"
+
+    def _result(self, summary: Mapping[str, Any]) -> str:
+        name = self.space.objectives[0]
+        if summary.get("objective") is None:
+            return "no value"
+        tested = summary.get(f"test.{name}")
+        test = "" if tested is None else f", test {tested:.4f}"
+        return f"{name} {summary['objective']:.4f} at epoch {summary['best_epoch']}{test}"
 
     # ------------------------------------------------------------------ files
 
@@ -309,7 +332,7 @@ class Run:
         """Bring the Parquet files and the pictures in TensorBoard up to date."""
         self.events.sync()
         self.recorder.flush()
-        self.recorder.write_trials(trial_rows(self), column_kinds(self))
+        self.recorder.write_trials([*self.rows(), *self.other_rows], column_kinds(self.space))
         for number, trial in self.trials.items():
             self._embed_pictures(number, trial)
         for warning in self.recorder.warnings:
@@ -323,7 +346,11 @@ class Run:
         finished = not self.work_left()
         for warning in self.recorder.compact():
             logger.warning(warning)
-        self.events.append({"kind": "search", "what": "finish" if finished else "stop"})
+        self._log({"kind": "search", "what": "finish" if finished else "stop"})
+
+    def _log(self, event: dict[str, Any]) -> None:
+        """Append an event of this phase to the log."""
+        self.events.append(event if self.phase == "search" else {**event, "phase": self.phase})
 
     def give_up(self, fault: BaseException) -> None:
         """The search cannot go on: stop it, and remember the first reason."""
@@ -340,35 +367,15 @@ class Run:
                 trial.board.close()
         self.events.close()
 
-    def _embed_pictures(self, number: int, trial: _Trial) -> None:
+    def _embed_pictures(self, number: int, trial: Trial) -> None:
         """Put the pictures that an engine has written since into the trial's TensorBoard file."""
         if trial.board is None:
             return
-        for path in sorted((self.directory.trial(number) / "figures").glob("*.png")):
+        for path in sorted((self.directory.trial(number, self.phase) / "figures").glob("*.png")):
             if path.name not in trial.pictures:
                 trial.pictures.add(path.name)
                 kind, _, epoch = path.stem.partition("_epoch_")
                 trial.board.picture(path, kind, int(epoch) if epoch.isdigit() else len(trial.rows))
-
-    def _write_config(self, directory: Path, asked: Asked) -> None:
-        """`config.yaml`: the trial as `loss-search train --config` takes it."""
-        content = self.config(asked.static, asked.knobs, asked.seed, f"trial {asked.number}")
-        temporary = directory / ".config.yaml.tmp"
-        temporary.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
-        os.replace(temporary, directory / "config.yaml")
-
-    def config(self, static: Mapping, knobs: Mapping, seed: int, source: str) -> dict[str, Any]:
-        """One configuration with everything that training it needs, as plain values."""
-        return {
-            "family": self.space.family_name,
-            "source": source,
-            "objective": self.space.objectives[0],
-            "data": dict(self.space.data),
-            "epochs": self.space.budget.epochs,
-            "seed": seed,
-            "static": dict(static),
-            "knobs": dict(knobs),
-        }
 
     def _hparams(self, asked: Asked) -> dict[str, Any]:
         return {name: asked.params.get(name) for name in self.space.searched()}
@@ -387,36 +394,23 @@ class Run:
     # ------------------------------------------------------------------ resume
 
     def _recall(self, events: list[dict[str, Any]]) -> None:
-        """Rebuild trials from the study and the event log, end those whose last row had already decided it,
-        and
-        queue the others that were running."""
-        rows: dict[int, list[dict[str, Any]]] = {}
-        for row in rows_from_events(events):
-            rows.setdefault(row["trial"], []).append(dict(row))
-        first_start: dict[int, float] = {}
-        for event in events:
-            if event["kind"] == "started":
-                first_start.setdefault(event["trial"], event["time"])
-        finished = {event["trial"] for event in events if event["kind"] == "finished"}
-        for frozen in self.study.trials():
-            if frozen.state.name == "WAITING":
-                continue
-            running = frozen.state.name == "RUNNING"
-            trial = _Trial(self.study.resume(frozen.number))
-            trial.rows = sorted(rows.get(frozen.number, []), key=lambda row: row["epoch"])
-            trial.started_at = first_start.get(frozen.number)
-            trial.engine = trial.rows[-1]["engine"] if trial.rows else None
-            trial.ended = not running
-            self.trials[frozen.number] = trial
-            if running:
-                self._take_up(frozen.number, trial, set(frozen.intermediate_values))
-            elif frozen.number not in finished:
-                self.study.live.pop(frozen.number, None)
-                self._log_finished(frozen)
-            else:
-                self.study.live.pop(frozen.number, None)
+        """Take up the trials that earlier drivers started: end those whose last row had already decided it,
+        and queue the others that were running.
+        """
+        own = [event for event in events if phase_of(event) == self.phase]
+        finished = {event["trial"] for event in own if event["kind"] == "finished"}
+        told = {frozen.number: frozen for frozen in self.study.trials()}
+        for number, trial in recalled(self.study, events, self.phase).items():
+            self.trials[number] = trial
+            if not trial.ended:
+                self._take_up(number, trial, set(told[number].intermediate_values))
+            elif number not in finished:  # the study learned of its end and the log did not
+                about = told[number].user_attrs
+                ended = (about.get("stop_reason"), about.get("error"), about.get("stop_numbers", {}))
+                self._log_finished(number, told[number].state.name, *ended)
 
-    def _take_up(self, number: int, trial: _Trial, told: set[int]) -> None:
+    def _take_up(self, number: int, trial: Trial, told: set[int]) -> None:
+        trial.asked = self.study.resume(number)
         for row in trial.rows:  # rows that reached the event log and not the study
             if row["epoch"] not in told:
                 self.study.report(number, row["epoch"], row[f"val.{self.space.objectives[0]}"])
@@ -424,18 +418,11 @@ class Run:
             return
         self.interrupted_trials.append(number)
 
-    def _log_finished(self, frozen: Any) -> None:
-        """The study learned of a trial's end and the event log did not: the driver died in between."""
-        self.events.append(
-            {
-                "kind": "finished",
-                "trial": frozen.number,
-                "state": frozen.state.name,
-                "reason": frozen.user_attrs.get("stop_reason"),
-                "error": frozen.user_attrs.get("error"),
-                "numbers": frozen.user_attrs.get("stop_numbers", {}),
-            }
-        )
+    def _log_finished(
+        self, number: int, state: str, reason: str | None, error: str | None, numbers: Mapping[str, Any]
+    ) -> None:
+        about = {"state": state, "reason": reason, "error": error, "numbers": numbers}
+        self._log({"kind": "finished", "trial": number, **about})
 
     # ------------------------------------------------------------------ figures for display
 
@@ -451,22 +438,20 @@ class Run:
 
     @property
     def out_of_time(self) -> bool:
-        """Whether `budget.minutes` have passed since this driver began: no further trial starts."""
-        minutes = self.space.budget.minutes
+        """Whether `budget.minutes` have passed since this driver began: the search starts no further
+        trial.
+        """
+        minutes = self.space.budget.minutes if self.phase == "search" else None
         return minutes is not None and time.monotonic() - self.started >= 60 * minutes
 
     def num_trials(self) -> int:
-        """How many trials the search has when it is complete."""
-        return self.space.num_cells() if self.space.sampler == "grid" else self.space.budget.trials
+        """How many trials the phase has when it is complete, as far as that is known now."""
+        return self.queue.num_trials()
 
-    def summary(self, trial: _Trial) -> dict[str, Any]:
-        """What a row of trials.parquet says of a trial's epochs; empty before the first."""
-        if not trial.rows:
-            return {}
-        minimise = [
-            n for n, d in zip(self.space.objectives, self.space.directions, strict=True) if d == "minimize"
-        ]
-        return summarise(trial.rows, self.space.objectives, minimise)
+    @property
+    def continued_by(self) -> str:
+        """The command that continues the phase."""
+        return f"loss-search {'resume' if self.phase == 'search' else 'confirm'} {self.directory.path}"
 
     def value(self, row: Mapping[str, Any]) -> float:
         """The first objective in a row."""

@@ -43,14 +43,16 @@ class RunDirectory:
         self.events = path / "events.jsonl"
         self.log = path / "run.log"
         self.trials = path / "trials"
+        self.confirmations = path / "confirm"
         self.report = path / "report"
 
     @property
     def name(self) -> str:
         return self.path.name
 
-    def trial(self, number: int) -> Path:
-        return self.trials / str(int(number))
+    def trial(self, number: int, phase: str = "search") -> Path:
+        """The directory of one trial of the search, or with `phase` "confirm" of the confirmation."""
+        return (self.confirmations if phase == "confirm" else self.trials) / str(int(number))
 
     @classmethod
     def create(cls, out: Path, name: str) -> RunDirectory:

@@ -46,9 +46,11 @@ class Column(NamedTuple):
 FLOAT, FLOATS, MOMENT = pa.float64(), pa.list_(pa.float64()), pa.timestamp("us", tz="UTC")
 
 EPOCH_COLUMNS = (
-    Column("trial", pa.int32(), "", "the trial's number in the Optuna study"),
+    Column("trial", pa.int32(), "", "the trial's number in its phase's Optuna study"),
     Column("epoch", pa.int32(), "epochs", "the trial's own epoch, from 1"),
-    Column("phase", pa.string(), "", "`search`, or `confirm` for a winner trained again with another seed"),
+    Column(
+        "phase", pa.string(), "", "`search`, or `confirm` for what was found trained again with a fresh seed"
+    ),
     Column("engine", pa.string(), "", "the worker group that trained the epoch"),
     Column("slot", pa.int32(), "", "the row of that engine's stack, from 0"),
     Column("seconds", FLOAT, "s", "wall time of the epoch; all slots of a stack share it"),
@@ -65,11 +67,18 @@ EPOCH_COLUMNS = (
     Column("active.*", pa.int64(), "examples", "examples in which a loss term took part during the epoch"),
     Column("diverged", pa.bool_(), "", "whether a loss or gradient of the epoch was not finite"),
     Column("collapsed.*", pa.bool_(), "", "whether this kind of collapse shows; null where it is not judged"),
+    Column(
+        "test.*",
+        FLOAT,
+        "as the term or metric",
+        "in the last row of a confirmation's trial: its best epoch's model on the held-out test split",
+    ),
     Column("vector.*", FLOATS, "as the metric", "a metric by class, dimension or task (one list a row)"),
 )
 TRIAL_COLUMNS = (
-    Column("trial", pa.int32(), "", "the trial's number in the Optuna study"),
+    Column("trial", pa.int32(), "", "the trial's number in its phase's Optuna study"),
     Column("phase", pa.string(), "", "`search` or `confirm`"),
+    Column("source", pa.int32(), "", "the trial of the search that a trial of the confirmation repeats"),
     Column("state", pa.string(), "", "one of " + ", ".join(STATES)),
     Column(
         "stop_reason",
@@ -90,6 +99,10 @@ TRIAL_COLUMNS = (
     Column("best.train.*", FLOAT, "as the metric", "training figures at the best epoch"),
     Column("final.val.*", FLOAT, "as the metric", "validation figures at the last epoch"),
     Column("final.train.*", FLOAT, "as the metric", "training figures at the last epoch"),
+    Column("test.*", FLOAT, "as the metric", "a confirmation's: the best epoch's model on the test split"),
+    Column(
+        "collapsed.*", pa.bool_(), "", "whether this kind of collapse shows at the last epoch; null as there"
+    ),
     Column("started_at", MOMENT, "UTC", "when the trial first got a slot"),
     Column("finished_at", MOMENT, "UTC", "when it ended; null while it runs"),
     Column("seconds", FLOAT, "s", "sum over its epochs"),
@@ -179,7 +192,7 @@ def summarise(
         summary[f"objective.{objective}"] = value
     for moment, row in (("best", best or {}), ("final", rows[-1])):
         summary |= {f"{moment}.{key}": row[key] for key in row if key.startswith(("val.", "train."))}
-    return summary
+    return summary | {key: rows[-1][key] for key in rows[-1] if key.startswith(("test.", "collapsed."))}
 
 
 def table_of(

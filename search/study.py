@@ -47,26 +47,29 @@ class Asked:
     knobs: dict[str, Any]
     seed: int
     preset: str | None
+    source: int | None = None  # of a confirmation: the search's trial that it repeats
 
 
 class Study:
-    """One search's Optuna study in a journal file.
+    """One phase's Optuna study in a journal file.
 
     Args:
         path: the journal; made when missing, repaired when its tail is torn.
         space: what is searched. Its presets are queued first.
+        name: of another study than the search's: it has no presets, its trials are named by `ask_for`, and
+        none is pruned.
     """
 
-    def __init__(self, path: Path, space: Space) -> None:
+    def __init__(self, path: Path, space: Space, name: str | None = None) -> None:
         self.space, self.path = space, path
         repair_journal(path)
-        storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(path)))
+        self.storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(path)))
         self.optuna = optuna.create_study(
-            storage=storage,
-            study_name=space.name,
+            storage=self.storage,
+            study_name=name or space.name,
             directions=list(space.directions),
             load_if_exists=True,
-            pruner=_pruner(space),
+            pruner=optuna.pruners.NopPruner() if name else _pruner(space),
         )
         num_trials = len(self.optuna.get_trials(deepcopy=False))
         self.optuna.sampler = _sampler(space, num_trials)
@@ -76,7 +79,13 @@ class Study:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
                 self.optuna.set_metric_names(list(space.objectives))
-        self._queue_presets()
+        if name is None:
+            self._queue_presets()
+
+    @property
+    def names(self) -> list[str]:
+        """Every study of the journal."""
+        return optuna.get_all_study_names(self.storage)
 
     # ------------------------------------------------------------------ ask
 
@@ -101,13 +110,35 @@ class Study:
                 return None
         elif len(started) >= self.space.budget.trials:
             return None
-        trial = self.optuna.ask()
-        return self._asked(trial)
+        return self._asked(self.optuna.ask())
+
+    def ask_for(self, params: Mapping[str, Any], **attributes: Any) -> Asked:
+        """A trial with these parameters and user attributes.
+
+        One that a driver queued just before it died comes first.
+        """
+        if not self.trials(TrialState.WAITING):
+            self.optuna.enqueue_trial(dict(params), user_attrs=attributes)
+        return self._asked(self.optuna.ask())
 
     def resume(self, number: int) -> Asked:
         """A trial that was running when the driver died, with the parameters that it had."""
         frozen = self.optuna.get_trials(deepcopy=False)[number]
         return self._asked(optuna.Trial(self.optuna, frozen._trial_id))
+
+    def asked_of(self, trial: FrozenTrial) -> Asked:
+        """What a trial was asked to be. One whose driver died while it was drawn may lack parameters."""
+        everything = self.space.complete(trial.params)
+        attributes = trial.user_attrs
+        return Asked(
+            trial.number,
+            dict(trial.params),
+            {name: everything[name] for name in self.space.static},
+            {name: everything[name] for name in self.space.knobs},
+            attributes.get("seed", self.space.seed),
+            attributes.get("preset"),
+            attributes.get("source"),
+        )
 
     def _asked(self, trial: optuna.Trial) -> Asked:
         values: dict[str, Any] = {}
@@ -115,17 +146,13 @@ class Study:
             if self.space.in_force(name, values):
                 values[name] = _suggest(trial, parameter)
         self.live[trial.number] = trial
-        everything = self.space.complete(values)
         if "seed" not in trial.user_attrs:
             trial.set_user_attr("seed", self.space.seed)
-        return Asked(
-            trial.number,
-            values,
-            {name: everything[name] for name in self.space.static},
-            {name: everything[name] for name in self.space.knobs},
-            self.space.seed,
-            trial.user_attrs.get("preset"),
-        )
+        return self.asked_of(self.optuna.get_trials(deepcopy=False)[trial.number])
+
+    def num_trials(self) -> int:
+        """How many trials the search has when it is complete: its budget's, or a grid's cells."""
+        return int(self.space.num_cells()) if self.space.sampler == "grid" else self.space.budget.trials
 
     def _enqueue_cell(self, started: Sequence[FrozenTrial]) -> bool:
         """Queue the first cell of the grid that no trial has had; False when there is none left."""

@@ -30,6 +30,8 @@ __all__ = ["Rows", "collapse_of", "read_rows", "reason_in_words", "summarise", "
 Row = Mapping[str, Any]
 
 ENDED = ("COMPLETE", "PRUNED", "FAIL")
+# Columns of trials.parquet that summary.csv leaves out: the search alone is in it, its collapses in one column.
+NOT_IN_CSV = ("phase", "source", "test.", "collapsed.")
 REASONS = {
     "completed": "had their whole budget",
     "plateau": "levelled off",
@@ -205,7 +207,7 @@ def _gain(best: Row | None, presets: Sequence[Mapping[str, Any]], space: Space) 
 def _csv(rows: Rows) -> str:
     """One line a trial; empty where there is no value."""
     trials, last = rows
-    columns = [name for name in (trials[0] if trials else {}) if name != "phase"]
+    columns = [name for name in (trials[0] if trials else {}) if not name.startswith(NOT_IN_CSV)]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([*columns, "collapsed"])

@@ -15,6 +15,7 @@ from ray.actor import ActorHandle
 from ray.tune import Callback, Stopper
 from ray.tune.search import Searcher
 
+from search.confirm import LATER
 from search.run import Run
 from trainables.decisions import FINISH, PAUSE
 
@@ -38,10 +39,12 @@ class StudySearcher(_NotStored, Searcher):
         self.run, self.broker, self.broker_address = run, broker, broker_address
         self.numbers: dict[str, int] = {}
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str:
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         asked = self.run.next_trial()
         if asked is None:
             return Searcher.FINISHED
+        if asked is LATER:
+            return None  # Tune asks again
         self.numbers[trial_id] = asked.number
         # Submitted here and not by the proxy, which takes its time to start: the order is the study's, and
         # a slot is refilled at once.

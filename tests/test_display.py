@@ -18,8 +18,9 @@ from search.progress import Best, Snapshot, TrialView
 
 SNAPSHOT = Snapshot(
     run="toy-1",
+    phase="search",
     objective="selection_accuracy",
-    phase="searching",
+    stage="searching",
     elapsed_s=83.2,
     trials_total=32,
     states={"running": 2, "waiting": 1, "complete": 8, "pruned": 3, "failed": 1},
@@ -61,7 +62,7 @@ def test_the_status_line_tells_everything_in_one_line() -> None:
 def test_the_status_line_of_a_search_that_has_nothing_yet_claims_nothing() -> None:
     line = status_line(replace(SNAPSHOT, best=None, left_s=None))
     assert "best" not in line and "left" not in line
-    assert status_line(replace(SNAPSHOT, phase="starting")) == "1:23 starting Ray and the engines"
+    assert status_line(replace(SNAPSHOT, stage="starting")) == "1:23 starting Ray and the engines"
 
 
 @pytest.mark.parametrize(
@@ -104,7 +105,7 @@ def test_a_table_of_eighty_columns_keeps_its_values() -> None:
 
 
 def test_a_second_interrupt_is_explained_while_the_first_is_obeyed() -> None:
-    assert "Ctrl-C again leaves at once" in drawn(replace(SNAPSHOT, phase="stopping"))
+    assert "Ctrl-C again leaves at once" in drawn(replace(SNAPSHOT, stage="stopping"))
 
 
 # ---------------------------------------------------------------------- plain lines
@@ -123,7 +124,7 @@ def test_without_a_terminal_news_come_at_once_and_the_status_every_ten_seconds(c
     shown = Display(Path("runs/toy-1"), file)
     shown.start()
     quiet = replace(SNAPSHOT, news=())
-    shown(SNAPSHOT)  # 100 s: the phase is new
+    shown(SNAPSHOT)  # 100 s: the stage is new
     for second in range(101, 125):
         clock[0] = second
         shown(quiet)
@@ -136,11 +137,11 @@ def test_without_a_terminal_news_come_at_once_and_the_status_every_ten_seconds(c
     assert "\x1b" not in file.getvalue()
 
 
-def test_a_change_of_phase_is_told_at_once(clock: list[float]) -> None:
+def test_a_change_of_stage_is_told_at_once(clock: list[float]) -> None:
     file = io.StringIO()
     shown = Display(Path("runs/toy-1"), file)
-    for phase in ("starting", "starting", "searching", "stopping", "finishing"):
-        shown(replace(SNAPSHOT, news=(), phase=phase))
+    for stage in ("starting", "starting", "searching", "stopping", "finishing"):
+        shown(replace(SNAPSHOT, news=(), stage=stage))
     said = file.getvalue().splitlines()
     assert len(said) == 4
     assert "starting Ray" in said[0] and "Ctrl-C again" in said[2]

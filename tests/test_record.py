@@ -88,7 +88,7 @@ def test_compaction_sorts_and_keeps_the_space_and_versions_and_removes_the_parts
     metadata = pq.read_schema(tmp_path / "epochs.parquet").metadata
     assert metadata[b"loss_search.space"] == b"family: beta_vae"
     assert metadata[b"loss_search.versions"] == b'{"torch": "2.13"}'
-    assert metadata[b"loss_search.schema"] == b"1"
+    assert metadata[b"loss_search.schema"] == b"2"
     assert read_epochs(tmp_path).schema.metadata == metadata
 
 
@@ -343,10 +343,10 @@ def test_a_row_that_the_schema_does_not_allow_is_refused_and_spoils_no_other(
 
 def test_a_record_of_a_newer_version_is_refused_with_both_versions(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
-        patch.setattr("search.record.SCHEMA_VERSION", 2)
+        patch.setattr("search.record.SCHEMA_VERSION", 3)
         fill(tmp_path)
     for read in (read_epochs, lambda path: Recorder(path, METADATA)):
-        with pytest.raises(DamagedRun, match="schema 2, this version reads up to 1"):
+        with pytest.raises(DamagedRun, match="schema 3, this version reads up to 2"):
             read(tmp_path)
 
 

@@ -13,6 +13,6 @@ from trainables.tokens import TOKENS
 
 @pytest.mark.parametrize(("latent", "shown"), [("vq", 0.5), ("linear", None)])
 def test_a_knob_that_a_static_setting_puts_out_of_force_is_null(latent: str, shown: float | None):
-    run = SimpleNamespace(space=SimpleNamespace(family=TOKENS))
+    space = SimpleNamespace(family=TOKENS)
     asked = Asked(0, {}, {"latent": latent}, {"commitment.weight": 0.5}, 0, None)
-    assert knobs_in_force(run, asked, asked.knobs) == {"commitment.weight": shown}
+    assert knobs_in_force(space, asked, asked.knobs) == {"commitment.weight": shown}

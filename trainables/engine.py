@@ -214,10 +214,33 @@ class Engine:
                     done=member.diverged or member.epoch >= member.job.epochs,
                 )
             )
+        self._test({report.trial: report for report in reports if report.done})
         seconds = time.perf_counter() - started
         for report in reports:
             report.row["seconds"] = seconds
         return reports
+
+    @torch.no_grad()
+    def _test(self, ended: Mapping[int, Report]) -> None:
+        """Add `test.<term or metric>` of the best epoch's model to the rows of ended trials that want it."""
+        members = {slot: self.members[slot] for slot in self.occupied}
+        wanted = {
+            slot: member
+            for slot, member in members.items()
+            if member.job.test and member.job.trial in ended and member.best_row is not None
+        }
+        if not wanted:
+            return
+        rows = self.stack.rows.detach().clone()
+        for slot, member in wanted.items():
+            self.stack.rows[slot] = member.best_row.to(self.device, self.dtype)
+        values, _, examined = self.evaluate("test")
+        self.stack.rows.copy_(rows)
+        for slot, member in wanted.items():
+            seen = {name: tensor[slot] for name, tensor in examined.items()}
+            measured = {name: values[name][slot].item() for name in self.family.terms}
+            measured |= self.family.measure(seen, self.data.facts).scalars
+            ended[member.job.trial].row.update({f"test.{name}": value for name, value in measured.items()})
 
     def _measure(
         self,

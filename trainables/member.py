@@ -15,13 +15,17 @@ __all__ = ["Job", "Member", "Report"]
 
 @dataclass(frozen=True)
 class Job:
-    """One trial as an engine needs it: its seed, all its knobs, and its full budget."""
+    """One trial as an engine needs it: its seed, all its knobs, and its full budget.
+
+    `test`: its best epoch's model is measured on the test split when it ends. A search never asks for that.
+    """
 
     trial: int
     seed: int
     epochs: int
     knobs: Mapping[str, Any]
     directory: Path | None = None
+    test: bool = False
 
 
 @dataclass

@@ -167,7 +167,7 @@ class _Worker:
             self.engine = None  # frees its memory before the next one takes as much
             self.engine = self._build(job["static"])
         directory = Path(job["directory"])
-        plain = Job(job["trial"], job["seed"], job["epochs"], job["knobs"], directory)
+        plain = Job(job["trial"], job["seed"], job["epochs"], job["knobs"], directory, job.get("test", False))
         self.engine.admit(plain, self.engine.free_slots[0], state)
         self.retries[job["trial"]] = job.get("retries", 0)
         if self.broker is not None:
