@@ -30,7 +30,7 @@ __all__ = ["Rows", "collapse_of", "read_rows", "reason_in_words", "summarise", "
 Row = Mapping[str, Any]
 
 ENDED = ("COMPLETE", "PRUNED", "FAIL")
-# Columns of trials.parquet that summary.csv leaves out: the search alone is in it, its collapses in one column.
+# What summary.csv leaves out of trials.parquet: it is about the search, with all collapses in one column.
 NOT_IN_CSV = ("phase", "source", "test.", "collapsed.")
 REASONS = {
     "completed": "had their whole budget",
