@@ -14,10 +14,15 @@ from search.space import Space
 
 __all__ = [
     "bounds_in_words",
+    "checks_of",
+    "effects_of",
     "experiment_of",
+    "headline",
     "label_of",
+    "metric_in_words",
     "part_in_words",
     "pictures_of",
+    "place_of",
     "print_experiment",
     "table_of",
     "verdict_in_words",
@@ -47,7 +52,12 @@ def pictures_of(cell: Values, directory: RunDirectory, space: Space) -> list[str
     name = f"{space.family.picture.name}_best.png"
     below = "confirm" if cell["phase"] == "confirm" else "trials"
     paths = [Path(below) / str(trial) / "figures" / name for trial in cell["trials"]]
-    return [str(path) for path in paths if (directory.path / path).is_file()]
+    # A link in a run from elsewhere could name any file of the reader's.
+    return [
+        str(path)
+        for path in paths
+        if (directory.path / path).is_file() and not (directory.path / path).is_symlink()
+    ]
 
 
 # ---------------------------------------------------------------------- words
@@ -148,9 +158,29 @@ def _remarks(cell: Values) -> Iterable[str]:
         yield f"collapsed ({kind})" + (f" in {count} of {len(cell['trials'])}" if count > 1 else "")
 
 
-def direction_of(metric: Values) -> str:
-    words = {True: "higher is better", False: "lower is better", None: "no better side"}
-    return words[metric["higher_is_better"]]
+def effects_of(values: Values) -> tuple[list[str], list[list[str]]]:
+    """Heads and rows: the mean at each value of each axis, over the settings of all other axes."""
+    metrics = [metric["name"] for metric in values["metrics"]]
+    rows = []
+    for axis in values["axes"]:
+        own = {one["metric"]: one for one in values["effects"] if one["axis"] == axis["name"]}
+        for index, value in enumerate(axis["values"]):
+            means = [number(own[name]["means"][index]) for name in metrics]
+            rows.append([axis["name"], place_of(value), *means])
+    return ["axis", "value", *metrics], rows
+
+
+def headline(values: Values) -> str:
+    """What is compared, and how many runs a figure stands for."""
+    runs = max((len(cell["trials"]) for cell in values["cells"]), default=0)
+    seeds = "one seed each" if runs <= 1 else f"means of up to {runs} seeds"
+    return f"{', '.join(axis['name'] for axis in values['axes'])}; at the last epoch, {seeds}"
+
+
+def metric_in_words(metric: Values) -> str:
+    """A metric's name with its meaning and its better side."""
+    sides = {True: "higher is better", False: "lower is better", None: "no better side"}
+    return f"{metric['name']}: {metric['help']} ({sides[metric['higher_is_better']]})"
 
 
 # ---------------------------------------------------------------------- print
@@ -158,17 +188,19 @@ def direction_of(metric: Values) -> str:
 
 def print_experiment(values: Values, directory: RunDirectory) -> None:
     """Print it: the figures of each cell, the checks, the expectations one by one, the pictures."""
-    runs = max((len(cell["trials"]) for cell in values["cells"]), default=0)
-    seeds = "one seed each" if runs <= 1 else f"means of up to {runs} seeds"
     say()
-    say(f"Experiment: {', '.join(axis['name'] for axis in values['axes'])}; at the last epoch, {seeds}")
+    say(f"Experiment: {headline(values)}")
     if values["matrices"]:
         _print_matrices(values)
     else:
         heads, rows = table_of(values)
         numeric = [metric["name"] for metric in values["metrics"]]
         print_table(heads, rows, right=[*numeric, "runs"])
-    _print_effects(values)
+    if values["effects"]:
+        heads, rows = effects_of(values)
+        say()
+        say("Each axis by itself: means over the other axes")
+        print_table(heads, rows, right=heads[2:])
     if values["checks"]:
         say()
         heads, rows = checks_of(values)
@@ -191,7 +223,7 @@ def _print_matrices(values: Values) -> None:
     for matrix in values["matrices"]:
         say()
         metric = metrics[matrix["metric"]]
-        say(f"{metric['name']}: {metric['help']} ({direction_of(metric)})")
+        say(metric_in_words(metric))
         lines = [
             [
                 short(row),
@@ -211,22 +243,6 @@ def _marked(mean: float | None, in_row: bool, in_column: bool) -> str:
     if mean is None or math.isnan(mean):
         return "-   "
     return f"{number(mean)} {'r' if in_row else ' '}{'c' if in_column else ' '}"
-
-
-def _print_effects(values: Values) -> None:
-    """The mean at each value of each axis, over the settings of all other axes."""
-    if not values["effects"]:
-        return
-    metrics = [metric["name"] for metric in values["metrics"]]
-    lines = []
-    for axis in values["axes"]:
-        own = {one["metric"]: one for one in values["effects"] if one["axis"] == axis["name"]}
-        for index, value in enumerate(axis["values"]):
-            means = [number(own[name]["means"][index]) for name in metrics]
-            lines.append([axis["name"] if index == 0 else "", short(value), *means])
-    say()
-    say("Each axis by itself: means over the other axes")
-    print_table(["axis", "value", *metrics], lines, right=metrics)
 
 
 def _print_pictures(values: Values, directory: RunDirectory) -> None:

@@ -22,6 +22,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from search.statistics import paired_difference
+
 if TYPE_CHECKING:
     from search.space import Space
 
@@ -367,19 +369,18 @@ def _walks(claim: Claim, cells: Cells, experiment: Experiment) -> list[dict[str,
 
 def _step(claim: Claim, one: Sequence[_Run], two: Sequence[_Run]) -> dict[str, Any]:
     """The difference from `one` to `two` in the claimed direction, and whether it exceeds the margin."""
-    sign = 1.0 if claim.order == "rises" else -1.0
-    first, second = ({run.row.get("seed"): run.figure(claim.figure, claim.column) for run in runs}
-                     for runs in (one, two))  # fmt: skip
-    pairs = [sign * (second[seed] - first[seed]) for seed in first.keys() & second.keys()]
-    pairs = _finite(pairs)
-    if len(pairs) >= ENOUGH_SEEDS:
-        low, high = _interval(pairs)
-        verdict = HELD if low > claim.by else NOT_HELD if high <= claim.by else NOT_ENOUGH
-        return {"verdict": verdict, "gain": statistics.fmean(pairs), "low": low, "high": high}
+    first, second = (
+        {run.row.get("seed"): run.figure(claim.figure, claim.column) for run in runs} for runs in (one, two)
+    )
+    rises = claim.order == "rises"
+    paired = paired_difference(second, first, maximize=rises)
+    if paired.n >= ENOUGH_SEEDS:
+        verdict = HELD if paired.low > claim.by else NOT_HELD if paired.high <= claim.by else NOT_ENOUGH
+        return {"verdict": verdict, "gain": paired.mean, "low": paired.low, "high": paired.high}
     means = [_spread(runs, claim.figure, claim.column)["mean"] for runs in (one, two)]
     if None in means:
         return {"verdict": NOT_ENOUGH, "gain": None, "low": None, "high": None}
-    gain = sign * (means[1] - means[0])
+    gain = means[1] - means[0] if rises else means[0] - means[1]
     return {"verdict": HELD if gain > claim.by else NOT_HELD, "gain": gain, "low": None, "high": None}
 
 
@@ -389,15 +390,6 @@ def _claim(claim: Claim) -> dict[str, Any]:
     if claim.order is None:
         return {**told, "low": claim.low, "high": claim.high}
     return {**told, "order": claim.order, "axis": claim.axis, "along": list(claim.along), "by": claim.by}
-
-
-def _interval(values: Sequence[float]) -> tuple[float, float]:
-    """95 % interval of the mean, Student's t: values of one seed each, three or more."""
-    from scipy import stats
-
-    mean, error = statistics.fmean(values), statistics.stdev(values) / math.sqrt(len(values))
-    reach = float(stats.t.ppf(0.975, len(values) - 1)) * error
-    return mean - reach, mean + reach
 
 
 def _full(column: str) -> str:

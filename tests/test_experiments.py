@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import base64
 import math
+import re
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import pytest
 import yaml
-from scipy import stats
 from toy_run import SPACE, toy_run
 
+from search import page
 from search.cli import main
 from search.errors import BadSpace
+from search.experiment_page import experiment_section
 from search.experiment_tables import experiment_of, print_experiment
 from search.experiments import HELD, NOT_ENOUGH, NOT_HELD, experiment_values, fluctuation, rise
 from search.space import Space, load_space, shipped_spaces
+from search.statistics import interval
 
 BY_PRESET = {
     "compare": "preset",
@@ -259,7 +264,7 @@ def test_a_confirm_trial_belongs_to_the_cell_of_its_source(tmp_path: Path) -> No
 
 @pytest.mark.parametrize(
     ("wide", "verdict"),
-    [([0.61, 0.70, 0.82], HELD), ([0.41, 0.52, 0.60], NOT_HELD), ([0.70, 0.55, 0.72], NOT_ENOUGH)],
+    [([0.61, 0.70, 0.81], HELD), ([0.41, 0.52, 0.60], NOT_HELD), ([0.70, 0.55, 0.72], NOT_ENOUGH)],
 )
 def test_with_three_seeds_the_interval_of_the_paired_difference_decides(
     tmp_path: Path, wide: list[float], verdict: str
@@ -268,8 +273,8 @@ def test_with_three_seeds_the_interval_of_the_paired_difference_decides(
     found = experiment_values(grid(tmp_path, RISING), confirmed({0: narrow, 1: wide}), [])["expect"][0]
     (step,) = found["parts"][0]["steps"]
     gains = [two - one for one, two in zip(narrow, wide, strict=True)]
-    oracle = stats.ttest_rel(wide, narrow).confidence_interval(0.95)
-    assert (step["low"], step["high"]) == (pytest.approx(oracle.low), pytest.approx(oracle.high))
+    low, high = interval(gains)
+    assert (step["low"], step["high"]) == (pytest.approx(low), pytest.approx(high))
     assert step["gain"] == pytest.approx(sum(gains) / 3)
     assert found["verdict"] == verdict
 
@@ -402,3 +407,53 @@ def test_a_matrix_is_printed_with_its_marks(tmp_path: Path, capsys: pytest.Captu
     printed = capsys.readouterr().out
     assert "width  penalty.weight 0  penalty.weight 1  penalty.weight 10" in printed
     assert ["8", "0.4000", "0.9000", "rc", "0.7000"] in [line.split() for line in printed.splitlines()]
+
+
+# ---------------------------------------------------------------------- the section of a page
+
+
+def rendered(values: dict[str, Any], directory: Any, monkeypatch: pytest.MonkeyPatch) -> str:
+    body = (
+        '{% extends "base.html" %}{% import "experiment.html" as experiment %}'
+        "{% block body %}{{ experiment.section(shown) }}{% endblock %}"
+    )
+    templates = page._templates()
+    both = jinja2.ChoiceLoader([templates.loader, jinja2.DictLoader({"bare.html": body})])
+    monkeypatch.setattr(templates, "loader", both)
+    return page.render("bare.html", title="An experiment", shown=experiment_section(values, directory))
+
+
+def test_a_page_shows_the_matrix_with_the_best_marked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    space = grid(tmp_path, {"compare": ["width", "penalty.weight"]})
+    text = rendered(experiment_values(space, full_grid(), []), None, monkeypatch)
+    rows = re.findall(r'<th scope="row">8</th>(.*?)</tr>', text)
+    cells = [re.sub("<[^>]*>", "", cell).split() for cell in re.findall(r"<td.*?</td>", rows[0])]
+    assert cells == [["0.4000"], ["0.9000", "r", "c"], ["0.7000"]]
+
+
+def test_names_of_others_are_text_in_the_page_and_pictures_are_inside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hostile = "<script>alert(1)</script>"
+    presets = [{"name": hostile, "penalty.weight": 0.1, "penalty.schedule": "constant"}]
+    check = {"says": hostile, "value": "error", "at_most": 1.0}
+    section = {"compare": "preset", "checks": [check], "expect": [dict(check)]}
+    directory, space = toy_run(tmp_path / "runs", experiment=section, start_from=presets)
+    figures = directory.trial(0) / "figures"
+    figures.mkdir()
+    (figures / f"{space.family.picture.name}_best.png").write_bytes(b"picture")
+    text = rendered(experiment_of(directory, space), directory, monkeypatch)
+    assert "<script>alert" not in text and text.count("&lt;script&gt;alert") >= 4
+    assert base64.b64encode(b"picture").decode() in text
+
+
+def test_a_picture_that_is_a_link_is_not_shown(tmp_path: Path) -> None:
+    directory, space = toy_run(tmp_path / "runs", experiment=BY_PRESET)
+    figures = directory.trial(0) / "figures"
+    figures.mkdir()
+    (tmp_path / "secret").write_bytes(b"of the reader's")
+    (figures / f"{space.family.picture.name}_best.png").symlink_to(tmp_path / "secret")
+    values = experiment_of(directory, space)
+    assert all(cell["pictures"] == [] for cell in values["cells"])
