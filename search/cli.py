@@ -16,7 +16,14 @@ from typing import Annotated
 
 import typer
 
-from search import commands_about, commands_data, commands_explain, commands_read, commands_run
+from search import (
+    commands_about,
+    commands_data,
+    commands_explain,
+    commands_read,
+    commands_report,
+    commands_run,
+)  # fmt: skip
 from search.console import complain, say, shown_path
 from search.errors import LossSearchError
 from search.session import Session
@@ -41,6 +48,7 @@ for command in (
     commands_run.train,
     commands_read.show,
     commands_explain.explain,
+    commands_report.report,
     commands_read.check,
     commands_read.export,
     commands_read.tensorboard,

@@ -17,7 +17,7 @@ import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,10 +36,12 @@ __all__ = [
     "rounded",
     "signed",
     "value",
+    "write_bytes",
     "write_page",
 ]
 
 DIGITS = 6  # significant digits of numbers in a page's data; the Parquet files have all of them
+PLAIN_FROM, PLAIN_TO = 1e-4, 1e7  # numbers within are written without an exponent
 ROWS_WITHOUT_SCRIPT = 25  # of a table, for paper and for readers that run no script
 
 
@@ -85,9 +87,20 @@ class DataTable:
     def first_rows(self) -> Sequence[Sequence[Any]]:
         return self.rows[:ROWS_WITHOUT_SCRIPT]
 
+    @cached_property
+    def decimals(self) -> Sequence[int | None]:
+        """For each column, with how many decimals all of its numbers can be read; None: each as it needs."""
+        cells = zip(*self.rows, strict=True) if self.rows else [()] * len(self.columns)
+        return [
+            _decimals(values) if column.numeric else None
+            for column, values in zip(self.columns, cells, strict=True)
+        ]
+
     def data(self) -> dict[str, Any]:
         """What `table.js` reads."""
-        return {"columns": [column._asdict() for column in self.columns], "rows": self.rows}
+        pairs = zip(self.columns, self.decimals, strict=True)
+        columns = [{**column._asdict(), "decimals": decimals} for column, decimals in pairs]
+        return {"columns": columns, "rows": self.rows}
 
 
 def render(template: str, *, title: str, scripts: Sequence[str] = (), **context: Any) -> str:
@@ -101,25 +114,50 @@ def render(template: str, *, title: str, scripts: Sequence[str] = (), **context:
 
 def write_page(path: Path, text: str) -> None:
     """Write a page so that a reader sees the former one or the whole new one."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file so that a reader sees the former one or the whole new one. Raises OSError (disk full)."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    try:
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
-def value(number: Any, digits: int = 4) -> str:
-    """A cell or a figure for people: `digits` significant digits of a float, words as they are."""
+def value(number: Any, digits: int = 4, decimals: int | None = None) -> str:
+    """A cell or a figure for people: `digits` significant digits of a float, words as they are.
+
+    `decimals`, where given, is how many a number has after its point.
+    """
     if number is None or (isinstance(number, float) and math.isnan(number)):
         return "–"
     if isinstance(number, bool):
         return "yes" if number else "no"
     if not isinstance(number, float):
         return str(number)
+    if decimals is not None and math.isfinite(number):
+        return f"{number:.{decimals}f}"
     if number.is_integer() and abs(number) < 1e15:
         return str(int(number))
     if math.isinf(number):
         return "∞" if number > 0 else "−∞"
-    mantissa, _, exponent = f"{number:.{digits}g}".partition("e")
-    return f"{mantissa}e{int(exponent)}" if exponent else mantissa
+    if PLAIN_FROM <= abs(number) < PLAIN_TO:
+        fixed = f"{number:.{max(0, digits - 1 - math.floor(math.log10(abs(number))))}f}"
+        return fixed.rstrip("0").rstrip(".") if "." in fixed else fixed
+    mantissa, _, exponent = f"{number:.{digits - 1}e}".partition("e")
+    return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
+
+
+def _decimals(values: Iterable[Any]) -> int | None:
+    """Four digits of the largest number; None for whole numbers, and where the smallest would vanish."""
+    sizes = [abs(number) for number in values if isinstance(number, float) and math.isfinite(number)]
+    if not sizes or all(size.is_integer() for size in sizes):
+        return None
+    most, least = max(sizes), min((size for size in sizes if size), default=0.0)
+    return max(0, 3 - math.floor(math.log10(most))) if 1e-3 <= most < 1e4 and least >= most / 100 else None
 
 
 def signed(number: float, digits: int = 3) -> str:

@@ -151,14 +151,18 @@ class Recorder:
         return part
 
 
-def read_epochs(run_dir: Path, warnings: list[str] | None = None) -> pa.Table:
+def read_epochs(
+    run_dir: Path, warnings: list[str] | None = None, columns: list[str] | None = None
+) -> pa.Table:
     """Every row on disk once, sorted by (trial, epoch, phase); a column that a row lacks is null there.
+
+    With `columns` (trial, epoch and phase among them) only these are read, those of them that there are.
 
     May be called at any time by any process. A torn or damaged file is left out and told in `warnings`
     (logged when that is None). Raises DamagedRun for a record of a newer version.
     """
     told: list[str] = []
-    merged = _merge([table for _, table in _stored(Path(run_dir), told)])
+    merged = _merge([table for _, table in _stored(Path(run_dir), told, columns)])
     _tell(told, warnings)
     return merged
 

@@ -25,7 +25,7 @@ from search.preflight import num_trials
 from search.run_directory import RunDirectory
 from search.space import Space
 
-__all__ = ["Rows", "collapse_of", "read_rows", "reason_in_words", "summarise", "write"]
+__all__ = ["Rows", "collapse_of", "described", "read_rows", "reason_in_words", "summarise", "write"]
 
 Row = Mapping[str, Any]
 
@@ -59,14 +59,17 @@ class Rows(NamedTuple):
 
 def read_rows(directory: RunDirectory) -> Rows:
     """The search's rows of a run, whether it is finished or not."""
+    import numpy as np
+    import pyarrow.compute as pc
+
     from search.record import read_epochs, read_trials
 
     trials = [row for row in read_trials(directory.path).to_pylist() if row["phase"] == "search"]
-    last: dict[int, Row] = {}
-    for row in read_epochs(directory.path).to_pylist():  # sorted by epoch
-        if row["phase"] == "search":
-            last[row["trial"]] = row
-    return Rows(trials, last)
+    epochs = read_epochs(directory.path)
+    epochs = epochs.filter(pc.equal(epochs["phase"], "search"))
+    numbers = epochs["trial"].to_numpy()  # sorted, within a trial by epoch
+    ends = np.flatnonzero(np.diff(numbers, append=-1))
+    return Rows(trials, {row["trial"]: row for row in epochs.take(ends).to_pylist()})
 
 
 def summarise(
@@ -98,7 +101,7 @@ def summarise(
         "reasons": dict(Counter(row["stop_reason"] for row in trials if row["state"] in ENDED).most_common()),
         "collapsed": dict(Counter(kind for row in last.values() for kind in collapse_of(row))),
         "first_error": next((row["error"] for row in trials if row["error"]), None),
-        "best": None if best is None else _described(best, last, space),
+        "best": None if best is None else described(best, last, space),
         "presets": presets,
         "gain": _gain(best, presets, space),
         "caution": CAUTION,
@@ -153,7 +156,7 @@ def _best(trials: Sequence[Row], space: Space) -> Row | None:
     return max(complete or valued, key=lambda row: sign * row["objective"], default=None)
 
 
-def _described(row: Row, last: Mapping[int, Row], space: Space) -> dict[str, Any]:
+def described(row: Row, last: Mapping[int, Row], space: Space) -> dict[str, Any]:
     """One trial: its result, its metrics at the best and the last epoch, and what was searched in force."""
     prefixed = {
         **{f"static.{name}": name for name in space.static},
@@ -184,7 +187,7 @@ def _preset(name: str, trials: Sequence[Row], last: Mapping[int, Row], space: Sp
     row = next((row for row in trials if row["preset"] == name), None)
     if row is None or row["state"] == "WAITING":
         return {"preset": name, "state": "WAITING", "value": None}
-    return _described(row, last, space)
+    return described(row, last, space)
 
 
 def _gain(best: Row | None, presets: Sequence[Mapping[str, Any]], space: Space) -> dict[str, Any] | None:

@@ -96,7 +96,7 @@ def test_the_policy_allows_the_scripts_of_the_page_and_no_connection(template) -
     [
         (None, "–"), (math.nan, "–"), (math.inf, "∞"), (-math.inf, "−∞"), (3, "3"), (12345, "12345"),
         (0.1234567, "0.1235"), (True, "yes"), ("word", "word"),
-        (1e-7, "1e-7"), (123456.7, "1.235e5"), (2.0, "2"), (20000.0, "20000"),
+        (1e-7, "1e-7"), (123456.7, "123457"), (1234567890.5, "1.235e9"), (2.0, "2"), (20000.0, "20000"),
     ],
 )  # fmt: skip
 def test_numbers_are_shown_with_four_digits(number: Any, expected: str) -> None:

@@ -7,14 +7,18 @@
     "<": (a, b) => a < b, "<=": (a, b) => a <= b, ">": (a, b) => a > b, ">=": (a, b) => a >= b,
   };
 
-  function shown(value) {
+  function shown(value, decimals) {
     if (value === null || value === undefined) return "–";
     if (typeof value === "boolean") return value ? "yes" : "no";
-    if (typeof value !== "number" || Number.isInteger(value)) return String(value);
-    const [mantissa, exponent] = Number(value.toPrecision(4)).toString().split("e");
-    if (exponent !== undefined) return `${mantissa}e${Number(exponent)}`;
+    if (typeof value !== "number") return String(value);
+    if (Number.isInteger(value) && !decimals) return String(value);
+    if (decimals !== null && decimals !== undefined) return value.toFixed(decimals);
     const size = Math.abs(value);
-    return size < 1e-4 || size >= 1e4 ? Number(value.toPrecision(4)).toExponential().replace("e+", "e") : mantissa;
+    if (size >= 1e-4 && size < 1e7) {
+      return String(Number(value.toFixed(Math.max(0, 3 - Math.floor(Math.log10(size))))));
+    }
+    const [mantissa, exponent] = value.toExponential(3).split("e");
+    return `${Number(mantissa)}e${Number(exponent)}`;
   }
 
   function columnNamed(columns, name) {
@@ -41,7 +45,7 @@
       if (sign in AGAINST) {
         return (row) => typeof row[index] === "number" && AGAINST[sign](row[index], number);
       }
-      const same = (cell) => typeof cell === "number" ? cell === number || shown(cell) === given
+      const same = (cell) => typeof cell === "number" ? cell === number || shown(cell, columns[index].decimals) === given
         : shown(cell).toLowerCase() === given.toLowerCase();
       return sign === "=" ? (row) => same(row[index]) : (row) => !same(row[index]);
     });
@@ -103,7 +107,7 @@
         const line = body.insertRow();
         this.rows[row].forEach((value, index) => {
           const cell = line.insertCell();
-          cell.textContent = shown(value);
+          cell.textContent = shown(value, this.columns[index].decimals);
           if (this.columns[index].numeric) cell.className = "number";
           else if (value !== null) cell.title = cell.textContent;
         });

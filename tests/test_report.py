@@ -1,0 +1,414 @@
+"""The report of a run: what it says, whatever state the run is in, and what a browser makes of its page."""
+
+from __future__ import annotations
+
+import csv
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from browser import DESKTOP, PHONE, chromium, complaints, needs_chromium, overflow, requests, show
+from hostile_family import KNOB
+from made_study import make_study
+from toy_run import toy_run
+
+from search.cli import main
+from search.configuration import load_configuration
+from search.findings import gather
+from search.record import Recorder, read_trials
+from search.report import write_report
+from search.run import Run
+from search.run_directory import RunDirectory
+from search.space import Space, load_space
+
+HOSTILE = '</script><script>window.harm=1</script><img src=x onerror="window.harm=2">$\\frac{'
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory) -> tuple[RunDirectory, Space]:
+    """A finished search of 28 trials, as `make_study` makes it up, with its report."""
+    directory, space = make_study(tmp_path_factory.mktemp("study"), 28)
+    write_report(gather(directory, space))
+    return directory, space
+
+
+def page_of(directory: RunDirectory, space: Space) -> str:
+    return write_report(gather(directory, space)).read_text(encoding="utf-8")
+
+
+def text_of(page: str) -> str:
+    """What a reader sees of a page, roughly: no scripts, no style, no tags."""
+    page = re.sub(r"<(script|style)\b.*?</\1>", " ", page, flags=re.DOTALL)
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", page))
+
+
+def headings(page: str) -> list[str]:
+    return re.findall(r"<h2>(.*?)</h2>", page)
+
+
+# ---------------------------------------------------------------------- files and words
+
+
+def test_the_parts_stand_in_the_order_of_what_one_asks_first(study) -> None:
+    found = headings((study[0].report / "index.html").read_text())
+    expected = [
+        "Recommendation", "What was searched, and what it cost", "Best so far", "Presets against the winner",
+        "All settings at once", "Learning curves", "Pictures", "What to beware of", "All trials",
+    ]  # fmt: skip
+    assert [title for title in found if title in expected] == expected
+
+
+def test_every_figure_of_the_page_is_a_png_beside_it_with_a_sentence(study) -> None:
+    directory, _ = study
+    page = (directory.report / "index.html").read_text()
+    shown = re.findall(r'<figure id="figure-(\w+)"', page)
+    assert len(shown) == len(set(shown)) >= 5
+    assert {f"{name}.png" for name in shown} == {path.name for path in directory.report.glob("*.png")}
+    sentences = json.loads((directory.report / "summary.json").read_text())["sentences"]
+    assert sentences.keys() == set(shown)
+    assert all(re.search(r"\d", sentence) and sentence.endswith(".") for sentence in sentences.values())
+
+
+def test_the_page_needs_no_other_file_and_no_network(study) -> None:
+    page = (study[0].report / "index.html").read_text()
+    assert not re.findall(r'(?:src|href)="(?!data:|#)', page)
+    assert "http:" not in text_of(page) and "@import" not in page and "url(" not in page
+
+
+def test_the_recommended_configuration_is_the_best_trials_and_can_be_trained(study) -> None:
+    directory, _ = study
+    summary = json.loads((directory.report / "summary.json").read_text())
+    recommended = load_configuration(directory.report / "recommended.yaml", "beta_vae")
+    best = load_configuration(directory.trial(summary["best"]["trial"]) / "config.yaml", "beta_vae")
+    assert recommended.knobs == best.knobs and recommended.static == best.static
+
+
+def test_the_page_tells_how_sure_the_recommendation_is_and_what_to_do_next(study) -> None:
+    text = text_of((study[0].report / "index.html").read_text())
+    summary = json.loads((study[0].report / "summary.json").read_text())
+    assert (
+        f"Use trial {summary['best']['trial']} with selection_accuracy {summary['best']['value']:.4f}" in text
+    )
+    assert "Not confirmed. Each trial ran once" in text
+    assert "loss-search confirm " in text and "loss-search train beta_vae --config " in text
+
+
+def test_costs_are_those_of_the_record(study) -> None:
+    directory, _ = study
+    rows = read_trials(directory.path).to_pylist()
+    cost = json.loads((directory.report / "summary.json").read_text())["cost"]
+    assert cost["epochs"] == sum(row["epochs"] for row in rows)
+    assert cost["most_epochs"] == 28 * 20
+    assert cost["training_s"] == pytest.approx(0.75 * cost["epochs"])
+    assert cost["engines"] == 2
+
+
+def test_the_table_has_every_trial_with_its_settings(study) -> None:
+    directory, space = study
+    page = (directory.report / "index.html").read_text()
+    stored = json.loads(re.search(r'id="trials-data">(.*?)</script>', page, re.DOTALL)[1])
+    names = [column["name"] for column in stored["columns"]]
+    assert len(stored["rows"]) == 28 and set(space.searched()) <= set(names)
+    rows = {row["trial"]: row for row in read_trials(directory.path).to_pylist()}
+    for line in stored["rows"]:
+        cells = dict(zip(names, line, strict=True))
+        assert cells["kl.weight"] == pytest.approx(rows[cells["trial"]]["knob.kl.weight"], rel=1e-5)
+
+
+def test_summary_csv_has_a_line_a_trial(study) -> None:
+    with (study[0].report / "summary.csv").open(newline="") as file:
+        assert [line["trial"] for line in csv.DictReader(file)] == [str(n) for n in range(28)]
+
+
+def test_pictures_of_the_best_the_median_and_a_collapsed_trial_stand_side_by_side(study) -> None:
+    text = text_of((study[0].report / "index.html").read_text())
+    part = text[text.index("Pictures", text.index("Learning curves")) :]
+    best, median, collapsed = (part.index(word) for word in ("Best trial", "Median trial", "Collapsed trial"))
+    assert best < median < collapsed and re.search(r"Collapsed trial \d+, .*? (mode|posterior)", part)
+
+
+def test_the_report_is_the_same_whether_it_is_written_once_or_twice(study) -> None:
+    directory, space = study
+    before = {path.name: path.read_bytes() for path in directory.report.iterdir()}
+    write_report(gather(directory, space))
+    assert {path.name: path.read_bytes() for path in directory.report.iterdir()} == before
+
+
+def test_what_was_warned_of_before_the_search_is_said_again(study, tmp_path) -> None:
+    directory, space = make_study(tmp_path, 4)
+    write_report(gather(directory, space))
+    summary = json.loads((directory.report / "summary.json").read_text())
+    summary |= {"warnings": ["nobody reads warnings"], "chance": 0.093}
+    (directory.report / "summary.json").write_text(json.dumps(summary))
+    text = text_of(page_of(directory, space))
+    assert "nobody reads warnings" in text and "guessing" in text
+    assert json.loads((directory.report / "summary.json").read_text())["chance"] == 0.093
+
+
+def test_the_command_says_where_the_page_is(study, capsys, monkeypatch) -> None:
+    directory, _ = study
+    monkeypatch.chdir(directory.path.parent)
+    assert main(["report", directory.name, "--out", "."]) == 0
+    assert f"{directory.name}/report/index.html: open it in a browser" in capsys.readouterr().out
+
+
+def test_a_run_that_is_not_there_is_bad_input(tmp_path, capsys, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["report", "nothing"]) == 2
+
+
+# ---------------------------------------------------------------------- any state of a run
+
+
+@pytest.mark.parametrize("ended", [0, 1, 2, 5])
+def test_a_report_can_be_written_while_few_trials_have_ended(tmp_path, ended) -> None:
+    directory, space = make_study(tmp_path, 28, ended=ended)
+    with directory.locked():
+        text = text_of(page_of(directory, space))
+    assert f"The search is going on: {ended} of 28 trials have ended" in text
+    assert not any(path.name.startswith(".") and path.suffix == ".tmp" for path in directory.report.iterdir())
+
+
+def test_a_report_before_the_first_trial_says_that_there_is_nothing_yet(tmp_path) -> None:
+    space = load_space("beta_vae")
+    directory = Run.create(space, tmp_path)
+    text = text_of(page_of(directory, space))
+    assert "There is nothing to recommend yet" in text and "No trial has started yet." in text
+    assert not (directory.report / "recommended.yaml").exists()
+
+
+def test_a_search_that_was_stopped_says_so(tmp_path) -> None:
+    directory, space = make_study(tmp_path, 28, ended=3)
+    assert "The search stopped after 3 of 28 trials; it can be resumed." in text_of(page_of(directory, space))
+
+
+def test_a_run_in_which_every_trial_failed_shows_the_first_error(tmp_path) -> None:
+    directory, space = make_study(tmp_path, 2)
+    rows = [
+        {
+            "trial": n,
+            "state": "FAIL",
+            "stop_reason": "raised",
+            "seed": n,
+            "epochs": 0,
+            "error": f"Boom: <b>{n}",
+        }
+        for n in range(2)
+    ]
+    Recorder(directory.path, {}).write_trials(rows)
+    text = text_of(page_of(directory, space))
+    assert "The first error: Boom: &lt;b&gt;0" in text
+
+
+def test_a_grid_and_several_objectives_have_reports(tmp_path) -> None:
+    path = tmp_path / "grid.yaml"
+    knobs = {
+        "reconstruction.gamma": {"choice": [0.0, 2.0]},
+        "class_weights.method": {"choice": ["none", "inverse"]},
+    }
+    space = {
+        "family": "beta_vae", "budget": {"trials": 4, "epochs": 5}, "search": {"sampler": "grid"},
+        "knobs": knobs,
+        "objective": ["selection_accuracy", "pixel_accuracy"], "static": {"latent_dim": {"choice": [8, 16]}},
+    }  # fmt: skip
+    path.write_text(yaml.safe_dump(space))
+    directory, asked = make_study(tmp_path / "runs", 8, space=load_space(path))
+    page = page_of(directory, asked)
+    stored = json.loads(re.search(r'id="parallel-data">(.*?)</script>', page, re.DOTALL)[1])
+    assert [axis["name"] for axis in stored["axes"]] == [
+        "latent_dim", "reconstruction.gamma", "class_weights.method", "selection_accuracy", "pixel_accuracy",
+    ]  # fmt: skip
+
+
+def test_a_report_of_ones_own_family_with_conditional_knobs(tmp_path) -> None:
+    directory, space = toy_run(tmp_path / "runs")
+    page = page_of(directory, space)
+    stored = json.loads(re.search(r'id="parallel-data">(.*?)</script>', page, re.DOTALL)[1])
+    start = [axis["name"] for axis in stored["axes"]].index("penalty.start")
+    assert None in stored["values"][start], "not in force: a gap"
+    assert "bold [red]" in page
+
+
+def test_a_picture_that_is_a_link_is_not_followed(tmp_path) -> None:
+    directory, space = make_study(tmp_path / "runs", 3)
+    secret = tmp_path / "secret.png"
+    picture = next((directory.trial(1) / "figures").iterdir())
+    secret.write_bytes(picture.read_bytes() + b"secret")
+    for number in range(3):
+        for path in (directory.trial(number) / "figures").iterdir():
+            path.unlink()
+            path.symlink_to(secret)
+    assert "No trial has a picture yet." in text_of(page_of(directory, space))
+
+
+def test_text_of_others_is_never_markup(tmp_path) -> None:
+    page = page_of(*hostile_study(tmp_path))
+    assert "<img src=x" not in page and "<script>window" not in page
+
+
+def hostile_study(tmp_path: Path) -> tuple[RunDirectory, Space]:
+    """A study whose family, presets and errors are attacks."""
+    path = tmp_path / "hostile.yaml"
+    start = [{"name": HOSTILE, "optim.lr": 0.1}, {"name": "$x$\n\U0001f600\u4e2d", "optim.lr": 0.2}]
+    space = {
+        "family": "hostile_family:HOSTILE", "budget": {"trials": 12, "epochs": 4}, "start_from": start,
+        "knobs": {"optim.lr": {"float": [0.01, 1.0]}, KNOB: {"choice": ["a", KNOB]}},
+    }  # fmt: skip
+    path.write_text(yaml.safe_dump(space))
+    directory, asked = make_study(tmp_path / "runs", 12, space=load_space(path), pictures=False)
+    rows = [{**row, "error": HOSTILE} for row in read_trials(directory.path).to_pylist()]
+    Recorder(directory.path, {}).write_trials(rows)
+    return directory, asked
+
+
+# ---------------------------------------------------------------------- in a browser
+
+
+@pytest.fixture(scope="module")
+def driver() -> Iterator[Any]:
+    with chromium() as browser:
+        yield browser
+
+
+def rows_shown(driver: Any) -> int:
+    return driver.execute_script("return document.querySelectorAll('#trials tbody tr').length")
+
+
+def drag(driver: Any, axis: str, low: float, high: float) -> None:
+    """Drag on an axis from `low` to `high`, as shares of its height from below."""
+    from selenium.webdriver.common.action_chains import ActionChains
+    from selenium.webdriver.common.by import By
+
+    area = driver.find_element(By.CSS_SELECTOR, f'.area[data-axis="{axis}"]')
+    driver.execute_script("arguments[0].scrollIntoView({block: 'center', inline: 'center'})", area)
+    height = area.rect["height"] - 16
+    moves = ActionChains(driver, duration=50)
+    moves.move_to_element_with_offset(area, 0, round(height * (0.5 - low)))
+    moves.click_and_hold().move_by_offset(0, -round(height * (high - low) / 2))
+    moves.move_by_offset(0, -round(height * (high - low) / 2)).release().perform()
+
+
+def inked(driver: Any) -> int:
+    """Pixels of the canvas that are of a colour, not of the grey of what was brushed away."""
+    return driver.execute_script(
+        """const drawn = document.querySelector('.stage canvas'), canvas = document.createElement('canvas');
+        [canvas.width, canvas.height] = [drawn.width, drawn.height];
+        const pen = canvas.getContext('2d', {willReadFrequently: true});
+        pen.drawImage(drawn, 0, 0);
+        const data = pen.getImageData(0, 0, canvas.width, canvas.height).data;
+        let found = 0;
+        for (let at = 0; at < data.length; at += 4) {
+          if (data[at + 3] > 60 && data[at + 2] - data[at] > 40) found += 1;
+        }
+        return found;"""
+    )
+
+
+@needs_chromium
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [DESKTOP, PHONE])
+def test_a_range_dragged_on_an_axis_keeps_its_trials_in_lines_and_table(study, driver, size) -> None:
+    from selenium.webdriver.common.by import By
+
+    directory, _ = study
+    show(driver, directory.report / "index.html", size)
+    before = inked(driver)
+    assert rows_shown(driver) == 28 and before > 500
+    drag(driver, "kl.weight", 0.0, 0.4)
+    rows = read_trials(directory.path).to_pylist()
+    low, high = 1e-3, 4.0
+    edge = low * (high / low) ** 0.4
+    kept = {row["trial"] for row in rows if row["knob.kl.weight"] <= edge * 1.1}
+    sure = {row["trial"] for row in rows if row["knob.kl.weight"] <= edge / 1.1}
+    shown = {int(text) for text in column(driver, 0)}
+    assert sure <= shown <= kept and 0 < len(shown) < 28
+    assert 0 < inked(driver) < before
+    counts = driver.find_elements(By.CSS_SELECTOR, ".count")
+    assert [count.text for count in counts] == [
+        f"{len(shown)} of 28 trials",
+        f"{len(shown)} of 28 rows, brushed",
+    ]
+    driver.execute_script("arguments[0].click()", driver.find_element(By.CSS_SELECTOR, "#trials .reset"))
+    assert rows_shown(driver) == 28 and inked(driver) == before
+    assert complaints(driver) == [] and requests(driver) == []
+
+
+def column(driver: Any, index: int) -> list[str]:
+    rows = "[...document.querySelectorAll('#trials tbody tr')]"
+    return driver.execute_script(f"return {rows}.map((row) => row.cells[arguments[0]].textContent)", index)
+
+
+@needs_chromium
+@pytest.mark.slow
+def test_ranges_on_two_axes_and_a_filter_all_hold_and_a_click_frees_an_axis(study, driver) -> None:
+    from selenium.webdriver.common.by import By
+
+    show(driver, study[0].report / "index.html")
+    drag(driver, "kl.weight", 0.0, 0.5)
+    one = set(column(driver, 0))
+    drag(driver, "optim.lr", 0.2, 0.9)
+    both = set(column(driver, 0))
+    assert both < one
+    driver.find_element(By.CSS_SELECTOR, "#trials .filter").send_keys("state=complete")
+    assert set(column(driver, 0)) < both and set(column(driver, 1)) == {"COMPLETE"}
+    drag(driver, "optim.lr", 0.5, 0.5)
+    driver.find_element(By.CSS_SELECTOR, "#trials .filter").clear()
+    driver.execute_script("document.querySelector('#trials .filter').dispatchEvent(new Event('input'))")
+    assert set(column(driver, 0)) == one
+
+
+@needs_chromium
+@pytest.mark.slow
+def test_a_range_can_be_set_with_the_keyboard(study, driver) -> None:
+    from selenium.webdriver.common.by import By
+    from selenium.webdriver.common.keys import Keys
+
+    show(driver, study[0].report / "index.html")
+    area = driver.find_element(By.CSS_SELECTOR, '.area[data-axis="kl.weight"]')
+    area.send_keys(*[Keys.ARROW_UP] * 6)
+    assert 0 < rows_shown(driver) < 28 and area.get_attribute("aria-valuetext") == "30 to 100 % of the axis"
+    area.send_keys(Keys.ESCAPE)
+    assert rows_shown(driver) == 28
+
+
+@needs_chromium
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [DESKTOP, PHONE])
+def test_no_page_is_wider_than_its_window_complains_or_asks_for_anything(study, driver, size) -> None:
+    show(driver, study[0].report / "index.html", size)
+    assert overflow(driver) == 0
+    assert complaints(driver) == [] and requests(driver) == []
+    broken = "return [...document.images].filter((image) => !image.complete || !image.naturalWidth).length"
+    assert driver.execute_script(broken) == 0
+
+
+@needs_chromium
+@pytest.mark.slow
+def test_on_paper_controls_go_and_nothing_is_cut_off(study, driver) -> None:
+    show(driver, study[0].report / "index.html")
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    driver.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride",
+        {"width": 718, "height": 1000, "deviceScaleFactor": 1, "mobile": False},
+    )
+    try:
+        parts = "[...document.querySelectorAll('nav, .controls input, .more')]"
+        assert driver.execute_script(f"return {parts}.every((part) => part.offsetHeight === 0)")
+        assert overflow(driver) == 0, "A4 less margins is 718 pixels wide"
+    finally:
+        driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+
+
+@needs_chromium
+@pytest.mark.slow
+def test_hostile_names_run_nothing(driver, tmp_path) -> None:
+    directory, space = hostile_study(tmp_path)
+    write_report(gather(directory, space))
+    show(driver, directory.report / "index.html", PHONE)
+    assert driver.execute_script("return window.harm") is None
+    assert overflow(driver) == 0
+    assert complaints(driver) == [] and requests(driver) == []
