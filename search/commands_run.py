@@ -42,6 +42,7 @@ __all__ = ["resume", "run", "train", "validate"]
 RUNS = Path("runs")
 logger = logging.getLogger("loss_search.cli")
 
+MOST_REPORTED = 500  # trials of which a page is written at once, in a few seconds (tests/bench/LOG.md)
 MORE = re.compile(r"\+(\d{1,7})")
 
 
@@ -281,6 +282,8 @@ def _search(
         if experiment is not None:
             summary["experiment"] = experiment
         write(summary, rows, directory)
+        if outcome.complete and len(rows.trials) <= MOST_REPORTED:
+            _report(directory, space)
     print_summary(summary, space, directory)
     if experiment is not None:
         print_experiment(experiment, directory)
@@ -291,3 +294,19 @@ def _search(
     if summary["states"].keys() == {"FAIL"}:
         raise RunFailed(f"every trial failed; the first error: {summary['first_error']}; see {directory.log}")
     next_steps(summary, space, directory)
+
+
+def _report(directory: RunDirectory, space: Space) -> None:
+    """The page of a search that is complete; what is wrong with it is told, for the search is not."""
+    from search.findings import gather
+    from search.report import write_report
+
+    try:
+        write_report(gather(directory, space))
+    except OSError:
+        raise  # a full disk, which ends every command alike
+    except Exception as error:
+        # The search has ended and its record is whole: a page that cannot be drawn is no failed run.
+        logger.exception("the report's page was not written")
+        again = f"loss-search report {shown_path(directory.path)}"
+        say(f"The report's page was not written ({type(error).__name__}); see {directory.log}, then: {again}")

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from search import report_head
+from search.experiment_page import experiment_section
 from search.experiment_tables import experiment_of
 from search.findings import Found, gather
 from search.page import Figure, render, write_bytes, write_page
@@ -70,6 +71,9 @@ def _context(
         "parallel_sentence": parallel and parallel_sentence(parallel),
         "pictures": pictures(found, summary),
         "remarks": report_head.remarks(found, summary),
+        "experiment": experiment_section(summary["experiment"], found.directory)
+        if "experiment" in summary
+        else None,
         "table": table,
     }
 

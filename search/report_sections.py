@@ -51,7 +51,9 @@ def sections(found: Found, summary: Mapping[str, Any], conclusion: Mapping[str, 
     Parts without figures are filled by the template: parallel coordinates, pictures, what to beware of.
     """
     best = None if summary["best"] is None else summary["best"]["trial"]
+    asked = [Section("experiment", "The experiment", "Experiment")] if "experiment" in summary else []
     return [
+        *asked,
         _spending_section(found),
         _progress_section(found, summary),
         _standing_section(found, summary, conclusion),

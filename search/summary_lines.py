@@ -122,6 +122,8 @@ def _files(summary: Mapping[str, Any], directory: RunDirectory) -> None:
     run = shown_path(directory.path)
     say(f"Files in {run}")
     say("  trials.parquet, epochs.parquet   every trial, every epoch")
+    if (directory.report / "index.html").is_file():
+        say("  report/index.html                the report, for a browser; its figures as PNG beside it")
     say("  report/summary.json, summary.csv")
     if summary["best"] is not None:
         say("  report/recommended.yaml          the best configuration")
