@@ -32,6 +32,7 @@ from trainables.errors import BadCheckpoint, BadData
 __all__ = ["main"]
 
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+REFUSED = (errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE, errno.ENAMETOOLONG)
 
 app = typer.Typer(
     name="loss-search",
@@ -101,9 +102,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BadCheckpoint as error:
         return _tell(error, str(error), 4, session)
     except OSError as error:
-        if error.errno not in FULL_DISK:
-            return _bug(error, session)
-        return _full_disk(error, session)
+        if error.errno in FULL_DISK:
+            return _full_disk(error, session)
+        if error.errno in REFUSED and error.filename is not None:
+            return _refused(error, session)
+        return _bug(error, session)
     except Exception as error:
         # The rim of the program: what was not foreseen becomes one line, and its traceback goes to run.log.
         return _bug(error, session)
@@ -124,6 +127,16 @@ def _full_disk(error: OSError, session: Session) -> int:
         return _tell(error, message, 1, session)
     return _tell(
         error, f"{message}, then continue with: loss-search resume {shown_path(session.run)}", 3, session
+    )
+
+
+def _refused(error: OSError, session: Session) -> int:
+    """The file system does not let us: bad input before a search has begun, a stop afterwards."""
+    message = f"{error.filename}: cannot be used ({error.strerror}); make it writable, or use another place"
+    if session.run is None:
+        return _tell(error, message, 2, session)
+    return _tell(
+        error, f"{message}; then continue with: loss-search resume {shown_path(session.run)}", 3, session
     )
 
 

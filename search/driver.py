@@ -284,6 +284,8 @@ class _Interrupt:
 
 
 def _storage_message(directory: RunDirectory, error: OSError) -> str:
+    if not directory.events.exists():
+        return f"{directory.path}: the run was moved or removed while it was searched; what is gone is lost"
     free = "; the disk is full, free some space" if error.errno == errno.ENOSPC else ""
     return (
         f"cannot write the run directory {directory.path}: {error.strerror or error}{free}; nothing that was "

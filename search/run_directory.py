@@ -90,7 +90,8 @@ class RunDirectory:
         version.
         """
         candidates = [Path(run).expanduser(), out / run] if "/" not in run else [Path(run).expanduser()]
-        path = next((candidate for candidate in candidates if candidate.is_dir()), None)
+        # Not Path.is_dir, which raises for a name that is too long to be one.
+        path = next((candidate for candidate in candidates if os.path.isdir(candidate)), None)
         if path is None:
             known = (
                 sorted((entry.name for entry in out.iterdir() if entry.is_dir()), reverse=True)
@@ -98,7 +99,7 @@ class RunDirectory:
                 else []
             )
             listed = f"; runs in {out}: {', '.join(known[:5])}" if known else f"; there are no runs in {out}"
-            raise BadInput(f"{run}: no such run directory{listed}")
+            raise BadInput(f"{run[:200]}: no such run directory{listed}")
         directory = cls(path.resolve())
         missing = [
             p.name for p in (directory.space, directory.journal, directory.environment) if not p.is_file()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -130,6 +131,30 @@ def test_a_full_disk_says_how_to_go_on(here: Path, capsys, monkeypatch) -> None:
     complaint = capsys.readouterr().err
     assert "no space left" in complaint and f"loss-search resume runs/{directory.name}" in complaint
     assert "bug" not in complaint
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES])
+def test_a_run_that_cannot_be_written_is_refused_by_name_and_is_no_bug(
+    here: Path, capsys, monkeypatch, number: int
+) -> None:
+    directory, _ = toy_run(here / "runs", trials=1)
+
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number), str(directory.log))
+
+    monkeypatch.setattr("search.logs.configure", refuse)
+    monkeypatch.setattr(commands_run, "_options", one_engine)
+    assert main(["resume", directory.name]) == 3
+    said = capsys.readouterr().err
+    assert f"{directory.log}: cannot be used ({os.strerror(number)})" in said
+    assert "bug" not in said and f"loss-search resume runs/{directory.name}" in said
+    monkeypatch.setattr("search.run.Run.stored_space", refuse)
+    assert main(["resume", directory.name]) == 2
+
+
+def test_a_run_name_of_thousands_of_letters_is_no_run(here: Path, capsys) -> None:
+    assert main(["show", "x" * 5000]) == 2
+    assert "no such run directory" in capsys.readouterr().err
 
 
 def test_a_message_cannot_steer_the_terminal(here: Path, capsys) -> None:
