@@ -10,6 +10,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from search.errors import BadInput, RunFailed
 
@@ -18,6 +19,7 @@ __all__ = ["EnginePlan", "RayOptions", "connect", "plan_engines"]
 WORKER_CPUS = 0.9  # of a core, so that proxies fit beside a worker on every core
 CPU_SLOTS = 1  # stacks of these models gain nothing on a CPU core (tests/bench/LOG.md)
 LOOPBACK = "127.0.0.1"
+LEAST_TEMPORARY_BYTES = 64 * 2**20
 MOST_SLOTS = 8  # proxies wait for at most so many slots an engine while the number is being measured
 
 # Ray reads these when it is imported or started: no telemetry, no colours or progress of its own, short
@@ -124,6 +126,13 @@ def _resources(address: str | None) -> tuple[int, int]:
 @contextlib.contextmanager
 def connect(options: RayOptions) -> Iterator[str]:
     """A private Ray on loopback with a token of its own, ended with the block, whatever ends it."""
+    temporary = Path(tempfile.gettempdir())
+    free = shutil.disk_usage(temporary).free
+    if free < LEAST_TEMPORARY_BYTES:
+        raise RunFailed(
+            f"{temporary}: {free / 2**20:.0f} MiB free, and Ray needs {LEAST_TEMPORARY_BYTES / 2**20:.0f} "
+            "for its logs and sockets; free some, or set TMPDIR to a directory with room and a short name"
+        )
     os.environ.update({**SILENCE, **os.environ, **QUIET})
     for variable in (
         "RAY_ADDRESS",

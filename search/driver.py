@@ -287,7 +287,9 @@ def _storage_message(directory: RunDirectory, error: OSError) -> str:
     if not directory.events.exists():
         return f"{directory.path}: the run was moved or removed while it was searched; what is gone is lost"
     free = "; the disk is full, free some space" if error.errno == errno.ENOSPC else ""
+    # Arrow's errors name no file, and Ray Tune writes temporary ones beside ours.
+    place = error.filename or f"the run directory {directory.path} or {tempfile.gettempdir()}"
     return (
-        f"cannot write the run directory {directory.path}: {error.strerror or error}{free}; nothing that was "
+        f"cannot write {place}: {error.strerror or error}{free}; nothing that was "
         f"reported is lost, continue with: loss-search resume {directory.path}"
     )

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from tiny_family import TINY
@@ -14,8 +15,9 @@ from toy_run import toy_run, toy_space
 
 from search import commands_run
 from search.cli import main
+from search.cluster import EnginePlan, RayOptions, connect
 from search.driver import Options
-from search.errors import BadInput
+from search.errors import BadInput, RunFailed
 from trainables.errors import BadCheckpoint, BadData
 
 ROOT = Path(__file__).parents[1]
@@ -155,6 +157,15 @@ def test_a_run_that_cannot_be_written_is_refused_by_name_and_is_no_bug(
 def test_a_run_name_of_thousands_of_letters_is_no_run(here: Path, capsys) -> None:
     assert main(["show", "x" * 5000]) == 2
     assert "no such run directory" in capsys.readouterr().err
+
+
+def test_a_full_directory_for_temporary_files_is_named_before_ray_starts(monkeypatch) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=2**20))
+    with (
+        pytest.raises(RunFailed, match="1 MiB free, and Ray needs 64 .* set TMPDIR"),
+        connect(RayOptions(None, EnginePlan(1, 1, 1, use_gpu=False), verbose=False)),
+    ):
+        pass
 
 
 def test_a_message_cannot_steer_the_terminal(here: Path, capsys) -> None:
