@@ -18,6 +18,7 @@ import typer
 
 from search import (
     commands_about,
+    commands_compare,
     commands_data,
     commands_explain,
     commands_read,
@@ -49,6 +50,7 @@ for command in (
     commands_run.train,
     commands_read.show,
     commands_explain.explain,
+    commands_compare,
     commands_report.report,
     commands_read.check,
     commands_read.export,

