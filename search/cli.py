@@ -24,7 +24,7 @@ from search import (
     commands_read,
     commands_report,
     commands_run,
-)  # fmt: skip
+)
 from search.console import complain, say, shown_path
 from search.errors import LossSearchError
 from search.session import Session
@@ -50,8 +50,8 @@ for command in (
     commands_run.train,
     commands_read.show,
     commands_explain.explain,
-    commands_compare,
     commands_report.report,
+    commands_compare.compare,
     commands_read.check,
     commands_read.export,
     commands_read.tensorboard,

@@ -53,7 +53,7 @@ def compare(
     from search.comparability import require_one_family
     from search.compare import compare as compared
     from search.compare import metric_of
-    from search.compare_lines import csv_files, print_comparison
+    from search.compare_lines import print_comparison
     from search.compare_reading import read_searched
     from search.run import Run
     from search.run_directory import RunDirectory
@@ -68,24 +68,14 @@ def compare(
     judged, sign = metric_of(spaces, metric)
     pairs = zip(directories, spaces, strict=True)
     facts = _plain(compared([read_searched(one, space, judged) for one, space in pairs], judged, sign))
+    written = _write(facts, csv, html)  # before anything is printed: a pager may end that early
     if as_json:
         say(json.dumps(facts, indent=1, allow_nan=False))
-    else:
-        print_comparison(facts)
-    written = []
-    if csv is not None:
-        written += _write_csv(csv_files(facts), csv)
-    if html is not None:
-        from search.compare_page import comparison_page
-        from search.page import write_page
-
-        html.parent.mkdir(parents=True, exist_ok=True)
-        write_page(html, comparison_page(facts))
-        written.append(html)
-    if not as_json:
-        say()
-        for path in written:
-            say(shown_path(path))
+        return
+    print_comparison(facts)
+    say()
+    for path in written:
+        say(shown_path(path))
 
 
 def _require_several(directories: list[Any]) -> None:
@@ -119,15 +109,27 @@ def _require_room(csv: Path | None, html: Path | None, force: bool) -> None:
             raise BadInput(f"{option} {path}: {above} is no directory")
 
 
-def _write_csv(files: dict[str, str], directory: Path) -> list[Path]:
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise BadInput(f"--csv {directory}: cannot be made ({error.strerror})") from error
+def _write(facts: dict[str, Any], csv: Path | None, html: Path | None) -> list[Path]:
+    """The files that were asked for. Raises BadInput where they cannot be written."""
+    from search.compare_lines import csv_files
+    from search.compare_page import comparison_page
+    from search.page import write_page
+
     paths = []
-    for name, text in files.items():
-        paths.append(directory / name)
-        paths[-1].write_text(text, encoding="utf-8")
+    option, place = "--csv", csv
+    try:
+        if csv is not None:
+            csv.mkdir(parents=True, exist_ok=True)
+            for name, text in csv_files(facts).items():
+                paths.append(csv / name)
+                paths[-1].write_text(text, encoding="utf-8")
+        option, place = "--html", html
+        if html is not None:
+            html.parent.mkdir(parents=True, exist_ok=True)
+            write_page(html, comparison_page(facts))
+            paths.append(html)
+    except (PermissionError, FileExistsError, NotADirectoryError) as error:
+        raise BadInput(f"{option} {place}: cannot be written ({error.strerror})") from error
     return paths
 
 

@@ -137,7 +137,7 @@ def _confirmed(facts: Facts) -> Shown:
         within = "-" if one["low"] is None else f"{number(one['low'])} to {number(one['high'])}"
         sure = one["low"] is not None and (one["low"] > 0 or one["high"] < 0)
         verdict = ("better" if one["mean"] > 0 else "worse") if sure else "no reliable difference"
-        rows.append([one["run"], one["over"], f"{one['mean']:+.4f}", within, verdict])
+        rows.append([one["run"], one["over"], signed(one["mean"]), within, verdict])
     heads = ["run", "against", "gain", "95 % interval", "verdict"]
     note = "Positive is better. Welch's intervals, for seeds are not paired; all together miss in 5 %."
     return Shown("confirmed", "Confirmed scores, test data", heads, rows, ["gain"], note)
@@ -173,7 +173,7 @@ def _common(facts: Facts) -> Shown:
             for value, trials in zip(one["values"], one["trials"], strict=True)
         ]
         apart = [
-            "" if None in (one["values"][0], value) else f"{value - one['values'][0]:+.4f}"
+            "" if None in (one["values"][0], value) else signed(value - one["values"][0])
             for value in one["values"][1:]
         ]
         settings = [short(one["settings"][name]) if name in one["settings"] else "" for name in names]
@@ -185,6 +185,11 @@ def _common(facts: Facts) -> Shown:
         for letter, one in zip(marks[1:], facts["agreement"], strict=True)
     )
     return Shown("configurations", "Configurations in common", heads, rows, [*marks, *apart], note)
+
+
+def signed(value: float) -> str:
+    """A difference for people: three digits and a sign, 0 without."""
+    return f"{value:+.3g}" if value else "0"
 
 
 def _unfinished(trials: Sequence[Facts]) -> str:
@@ -199,9 +204,9 @@ def agreement_in_words(who: str, one: Facts) -> str:
     if one["equal"] == count:
         return f"{who}: {f'all {count} ' if count > 1 else ''}equal to the last digit."
     spread = "" if one["sd"] is None else f", standard deviation {number(one['sd'])}"
-    extent = f", from {one['low']:+.4f} to {one['high']:+.4f}" if count > 1 else ""
+    extent = f", from {signed(one['low'])} to {signed(one['high'])}" if count > 1 else ""
     of = f"{count} configurations" if count > 1 else "1 configuration"
-    return f"{who}: mean {one['mean']:+.4f} of {of}{extent}{spread}."
+    return f"{who}: mean {signed(one['mean'])} of {of}{extent}{spread}."
 
 
 def _apart(facts: Facts) -> Shown:

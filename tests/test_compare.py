@@ -5,18 +5,24 @@ from __future__ import annotations
 import csv
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from browser import DESKTOP, PHONE, chromium, complaints, needs_chromium, overflow, requests, show
 from scipy import stats
 from toy_run import SPACE, message, toy_run, toy_space
 
 from search.cli import main
+from search.comparability import warnings_of
 from search.compare import Searched, compare, metric_of
+from search.compare_page import comparison_page
+from search.compare_plots import curves_data
 from search.compare_reading import read_searched
 from search.errors import BadInput
+from search.page import plain
 from search.run import Run
 from search.run_directory import RunDirectory
 from search.space import Space, load_space
@@ -218,14 +224,10 @@ def test_differences_name_the_knob_its_ranges_and_what_only_one_run_has(tmp_path
 
 
 def test_a_data_file_is_the_same_by_its_content_whatever_its_name(tmp_path: Path) -> None:
-    from search.comparability import warnings_of
-
     space = toy_space(tmp_path)
     paths = [tmp_path / "one.npz", tmp_path / "two.npz"]
 
     def run(path: Path, digest: str | None) -> Searched:
-        from dataclasses import replace
-
         data = {**space.data, "source": "file", "path": str(path)}
         about = {**VERSIONS, **({"data_sha256": digest} if digest else {})}
         return searched(replace(space, data=data), [], {}, path.stem, environment=about)
@@ -323,6 +325,10 @@ def test_what_is_read_of_a_run_is_in_the_order_of_its_reports(tmp_path: Path) ->
     ]
 
 
+def read(path: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(path.read_text().splitlines()))
+
+
 def test_the_command_compares_two_runs_and_writes_what_it_is_asked_for(
     here: Path, capsys: pytest.CaptureFixture
 ) -> None:
@@ -334,10 +340,10 @@ def test_the_command_compares_two_runs_and_writes_what_it_is_asked_for(
     assert f"warning: {other.name} is not finished (stopped, resumable, 3 of 6 trials ended)" in said
     assert "B - A: equal to the last digit." in said  # habit collapses in both
     assert "search.seed  3  4" in said
-    scores = list(csv.DictReader((here / "tables" / "scores.csv").open()))
+    scores = read(here / "tables" / "scores.csv")
     assert [row["run"] for row in scores] == [one.name, other.name]
     assert float(scores[0]["best"]) == 0.9 and scores[0]["best_trial"] == "2"
-    common = list(csv.DictReader((here / "tables" / "configurations.csv").open()))
+    common = read(here / "tables" / "configurations.csv")
     assert {row["preset"] for row in common} == {"habit", "bold [red]"}
     assert {path.name for path in (here / "tables").iterdir()} == {
         "scores.csv", "curves.csv", "configurations.csv", "differences.csv",
@@ -399,3 +405,52 @@ def test_bad_input_ends_with_2_one_message_and_nothing_written(
     told = capsys.readouterr()
     assert message.format(**names) in told.err and told.out == ""
     assert {path: path.stat().st_mtime_ns for path in here.rglob("*")} == before
+
+
+# ---------------------------------------------------------------------- the page
+
+
+def test_the_curves_stop_where_the_shortest_run_does_and_the_sentence_says_who_leads(tmp_path: Path) -> None:
+    data = curves_data(two(tmp_path), ["A a", "B b"])
+    assert data.budget == 4
+    assert data.epochs == [[1, 2, 3], [1, 2]] and data.best == [[0.5, 0.6, 0.7], [0.4, 0.7]]
+    assert data.sentence == (
+        "After the 4 epochs that all runs spent, A a and B b are level at 0.7. All reached 0.7: B b after 2 "
+        "epochs, the last after 3."
+    )
+
+
+def test_a_page_is_written_whole_with_every_name_as_text(here: Path) -> None:
+    hostile = [{"name": "<img src=x onerror=alert(1)>", "penalty.weight": 0.5}]
+    one, _ = toy_run(here / "runs", start_from=hostile)
+    other, _ = toy_run(here / "runs", start_from=hostile)
+    assert main(["compare", one.name, other.name, "--html", "pages/compare.html"]) == 0
+    text = (here / "pages" / "compare.html").read_text()
+    assert "<img src=x" not in text and "&lt;img src=x" in text
+    assert text.count("data:image/png;base64") == 1
+    assert list((here / "pages").iterdir()) == [here / "pages" / "compare.html"]
+    assert main(["compare", one.name, other.name, "--html", "pages/compare.html"]) == 2
+    assert main(["compare", one.name, other.name, "--html", "pages/compare.html", "--force"]) == 0
+
+
+@pytest.mark.slow
+@needs_chromium
+def test_the_page_fits_a_desk_and_a_phone_and_sorts_what_runs_have_in_common(tmp_path: Path) -> None:
+    path = tmp_path / "compare.html"
+    path.write_text(comparison_page(plain(two(tmp_path))))
+    with chromium() as driver:
+        for size in (DESKTOP, PHONE):
+            show(driver, path, size)
+            assert overflow(driver) <= 0 and complaints(driver) == [] and requests(driver) == []
+        head = next(
+            button
+            for button in driver.find_elements("css selector", "#configurations th button")
+            if button.text == "A"
+        )
+        cells = "#configurations tbody tr td:nth-child(3)"
+        orders = []
+        for _ in range(2):
+            driver.execute_script("arguments[0].click()", head)
+            orders.append([cell.text for cell in driver.find_elements("css selector", cells)])
+        assert sorted(orders) == [["0.6", "0.7"], ["0.7", "0.6"]]
+        assert complaints(driver) == []
