@@ -54,7 +54,7 @@ def _warnings(runs: Sequence[Searched], metric: str) -> Iterator[str]:
             ended = sum(row["state"] in ("COMPLETE", "PRUNED", "FAIL") for row in run.searched)
             yield f"{run.name} is not finished ({run.word}, {ended} of {run.wanted} trials ended)"
     for package in MATTER:
-        versions = {run.environment.get("versions", {}).get(package) for run in runs}
+        versions = {_part(run.environment, "versions").get(package) for run in runs}
         if len(versions) > 1:
             yield f"other versions of {package}: the same configuration may give another score"
     if not any(run.confirmed for run in runs):
@@ -105,10 +105,16 @@ def _said(value: Any) -> Any:
 
 
 def _flat_environment(environment: Mapping[str, Any]) -> dict[str, Any]:
-    versions, machine = environment.get("versions", {}), environment.get("machine", {})
+    versions, machine = _part(environment, "versions"), _part(environment, "machine")
     return {
         **{f"version of {package}": version for package, version in versions.items()},
         "git commit": environment.get("git_commit"),
         **{f"machine: {name}": value for name, value in machine.items()},
         **({"data file, SHA-256": environment["data_sha256"]} if "data_sha256" in environment else {}),
     }
+
+
+def _part(environment: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    """A mapping in environment.json; empty where an older version or a hand left something else."""
+    part = environment.get(name)
+    return part if isinstance(part, Mapping) else {}

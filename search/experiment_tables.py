@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from search.console import number, print_table, say, short, shown_path
@@ -50,13 +49,11 @@ def experiment_of(directory: RunDirectory, space: Space) -> dict[str, Any] | Non
 def pictures_of(cell: Values, directory: RunDirectory, space: Space) -> list[str]:
     """The pictures of a cell's best epochs, one a trial, as paths below the run directory."""
     name = f"{space.family.picture.name}_best.png"
-    below = "confirm" if cell["phase"] == "confirm" else "trials"
-    paths = [Path(below) / str(trial) / "figures" / name for trial in cell["trials"]]
+    phase = cell["phase"] or "search"
+    paths = [directory.trial(trial, phase) / "figures" / name for trial in cell["trials"]]
     # A link in a run from elsewhere could name any file of the reader's.
     return [
-        str(path)
-        for path in paths
-        if (directory.path / path).is_file() and not (directory.path / path).is_symlink()
+        str(path.relative_to(directory.path)) for path in paths if path.is_file() and not path.is_symlink()
     ]
 
 

@@ -174,7 +174,7 @@ def _cells(space: Space, experiment: Experiment, trials: Sequence[Row], epochs: 
         phase = row.get("phase") or "search"
         source = row if phase == "search" else searched.get(row.get("source"), row)
         key = tuple(_coordinate(axis, source, space) for axis in experiment.compare)
-        if key[0] is None and experiment.compare[0] == PRESET:
+        if (PRESET, None) in zip(experiment.compare, key, strict=True):
             continue  # sampled: it stands for no preset
         runs = found.setdefault(key, {})
         if row["state"] in MEASURED and row.get("epochs"):

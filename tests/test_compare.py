@@ -207,6 +207,16 @@ def test_other_seeds_objectives_versions_and_unfinished_runs_are_warned_of(tmp_p
     assert "git commit" not in told and "knobs.penalty.weight" not in told
 
 
+def test_a_run_of_which_no_versions_are_known_is_compared_all_the_same(tmp_path: Path) -> None:
+    space = toy_space(tmp_path)
+    a = searched(space, [], {})
+    b = searched(space, [], {}, "b", environment={"versions": None, "git_commit": "bbb"})
+    facts = compare([a, b], "error", -1.0)
+    told = {one["what"]: one["values"] for one in facts["differences"]}
+    assert told["version of torch"] == ["2.13.0", None] and told["git commit"] == ["aaa", "bbb"]
+    assert any("other versions of torch" in warning for warning in facts["warnings"])
+
+
 def test_differences_name_the_knob_its_ranges_and_what_only_one_run_has(tmp_path: Path) -> None:
     a = searched(toy_space(tmp_path), [], {})
     knobs = {**SPACE["knobs"], "penalty.weight": {"float": [0.01, 1.0], "log": True}}

@@ -108,6 +108,16 @@ def test_presets_are_cells_in_the_order_of_the_file_with_their_checks(tmp_path: 
     assert [one["verdict"] for one in values["expect"]] == [NOT_HELD, HELD]
 
 
+def test_presets_can_be_compared_by_another_axis_and_sampled_trials_still_stand_for_none(
+    tmp_path: Path,
+) -> None:
+    changes = {"static": {"width": {"choice": [4, 8]}}}
+    space = space_with(tmp_path, {"compare": ["width", "preset"]}, **changes)
+    trials = [cell(0, 4, 0.1, 0.7, preset="habit"), cell(1, 8, 0.1, 0.6)]
+    found = experiment_values(space, trials, [])["cells"]
+    assert [one["at"] for one in found] == [{"width": 4, "preset": "habit"}]
+
+
 def test_a_cell_without_a_trial_is_shown_and_decides_nothing(tmp_path: Path) -> None:
     space = space_with(tmp_path, BY_PRESET)
     values = experiment_values(space, [row(0, 0.7, preset="habit")], [])
