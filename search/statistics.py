@@ -113,12 +113,8 @@ def interval(values: Sequence[float] | np.ndarray, miss: float = MISS) -> tuple[
     mean, deviation = _mean(x), _deviation(x)
     if deviation == 0:
         return mean, mean
-    n = x.size
-    index, noise = _draws(n)
-    resampled = ((x - mean) / deviation)[index] + BANDWIDTH * n**-0.2 * noise
-    t = math.sqrt(n) * resampled.mean(1) / resampled.std(1, ddof=1)
-    low, high = np.quantile(t, [miss / 2, 1 - miss / 2])
-    step = deviation / math.sqrt(n)
+    low, high = np.quantile(_resampled(tuple(((x - mean) / deviation).tolist())), [miss / 2, 1 - miss / 2])
+    step = deviation / math.sqrt(x.size)
     return float(mean - high * step), float(mean - low * step)
 
 
@@ -155,6 +151,15 @@ def shared_misses(looks: Sequence[int], comparisons: int, miss: float = MISS) ->
         return {looks[0]: share}
     constant = float(np.quantile(_smallest_levels(tuple(looks)), share))
     return {n: constant * (n / looks[-1]) ** SPENDING for n in looks}
+
+
+@lru_cache(maxsize=256)  # one set of scores is asked for intervals at several levels
+def _resampled(z: tuple[float, ...]) -> np.ndarray:
+    """f[RESAMPLES]: t* of every resample of the standardised values."""
+    n = len(z)
+    index, noise = _draws(n)
+    resampled = np.array(z)[index] + BANDWIDTH * n**-0.2 * noise
+    return math.sqrt(n) * resampled.mean(1) / resampled.std(1, ddof=1)
 
 
 @lru_cache(maxsize=32)

@@ -78,7 +78,8 @@ def conclude(
         the search first. Each of those has source, preset, name, search (its score there), seeds, test,
         validation and metrics (`Scored` as mappings), broken (seeds that collapsed or failed), missing,
         difference (to the reference, positive is better: `Scored`, its interval holding for all comparisons
-        and looks together), verdict, optimism and a sentence.
+        and looks together, as the verdict needs it; alone_low and alone_high for this one only), verdict,
+        optimism and a sentence.
     """
     maximize = space.directions[0] == "maximize"
     sign = 1.0 if maximize else -1.0
@@ -86,26 +87,19 @@ def conclude(
     seeds = _by_configuration(confirm_rows, space, found, sign)
     planned = sorted({row["seed"] for row in confirm_rows})
     reference = _reference(seeds)
-    others = [one for one in seeds if one is not reference]
-    miss = _miss_of(seeds, looks or _looks(space), len(others))
+    compared = _compared(seeds, reference, looks or _looks(space), maximize)
     bounds = _bounds(space)
-    configurations = []
-    for one in seeds:
-        plain = _described(one, found.get(one.source), planned, bounds, sign)
-        if reference is not None and one is not reference:
-            over = paired_difference(one.test, reference.test, miss=miss, maximize=maximize)
-            plain["difference"] = {"over": reference.source, **over._asdict()}
-            plain["verdict"] = _judged(over)
-        configurations.append(plain)
-    limit = len(reference.broken) if reference else 0
-    sound = {one.source for one in others if len(one.broken) <= limit}
+    configurations = [
+        {**_described(one, found.get(one.source), planned, bounds, sign), **plain}
+        for one, plain in zip(seeds, compared, strict=True)
+    ]
     result: dict[str, Any] = {
         "objective": space.objectives[0],
         "direction": space.directions[0],
         "seeds": planned,
         "miss": MISS,
         "reference": None if reference is None else reference.source,
-        **_decided(configurations, reference, sound),
+        **_decided(compared, reference),
         "complete": bool(seeds) and not any(one.unfinished for one in seeds),
         "configurations": configurations,
     }
@@ -127,7 +121,11 @@ def is_clear(
     It is clear when a configuration that breaks no more often than the reference beats it, or when all are
     worse. Asking at several numbers of seeds is paid for: see `search.statistics.shared_misses`.
     """
-    return conclude(search_rows, confirm_rows, space, looks)["clear"]
+    maximize = space.directions[0] == "maximize"
+    found = {row["trial"]: row for row in search_rows if row.get("phase", "search") == "search"}
+    seeds = _by_configuration(confirm_rows, space, found, 1.0 if maximize else -1.0)
+    reference = _reference(seeds)
+    return _decided(_compared(seeds, reference, looks, maximize), reference)["clear"]
 
 
 # ---------------------------------------------------------------------- rows
@@ -214,8 +212,6 @@ def _described(
         "broken": [asdict(broken) for broken in one.broken],
         "unfinished": list(one.unfinished),
         "missing": sorted(set(planned) - set(one.test) - set(one.unfinished)),
-        "difference": None,
-        "verdict": None,
         "optimism": _optimism(one, found, sign),
     }
 
@@ -231,18 +227,18 @@ def _optimism(one: Seeds, found: Row | None, sign: float) -> dict[str, Any] | No
     search = None if found is None else _number(found.get("objective"))
     if search is None or not both:
         return None
-    validation = scored(one.validation[seed] for seed in both)
-    test = scored(one.test[seed] for seed in both)
+    validation = math.fsum(one.validation[seed] for seed in both) / len(both)
+    test = math.fsum(one.test[seed] for seed in both) / len(both)
     luck = scored(sign * (search - one.validation[seed]) for seed in both)
     return {
         "search": search,
-        "total": sign * (search - test.mean),
-        "seed_luck": sign * (search - validation.mean),
+        "total": sign * (search - test),
+        "seed_luck": sign * (search - validation),
         "seed_luck_low": luck.low,
         "seed_luck_high": luck.high,
-        "split_difference": sign * (validation.mean - test.mean),
-        "validation": validation.mean,
-        "test": test.mean,
+        "split_difference": sign * (validation - test),
+        "validation": validation,
+        "test": test,
         "n": len(both),
     }
 
@@ -265,6 +261,30 @@ def _miss_of(seeds: Sequence[Seeds], looks: Sequence[int], comparisons: int) -> 
     return next((miss for look, miss in sorted(misses.items()) if look >= present), misses[max(misses)])
 
 
+def _compared(
+    seeds: Sequence[Seeds], reference: Seeds | None, looks: Sequence[int], maximize: bool
+) -> list[dict[str, Any]]:
+    """For each configuration: source, sound (it breaks no more often), difference and verdict."""
+    others = [one for one in seeds if one is not reference]
+    miss = _miss_of(seeds, looks, len(others))
+    compared = []
+    for one in seeds:
+        plain: dict[str, Any] = {"source": one.source, "difference": None, "verdict": None}
+        if reference is not None and one is not reference:
+            over = paired_difference(one.test, reference.test, miss=miss, maximize=maximize)
+            alone = paired_difference(one.test, reference.test, maximize=maximize)
+            plain["sound"] = len(one.broken) <= len(reference.broken)
+            plain["difference"] = {
+                "over": reference.source,
+                **over._asdict(),
+                "alone_low": alone.low,
+                "alone_high": alone.high,
+            }
+            plain["verdict"] = _judged(over)
+        compared.append({"measured": bool(one.test), **plain})
+    return compared
+
+
 def _judged(difference: Scored) -> str:
     if difference.low is None:
         return "unknown"
@@ -273,15 +293,13 @@ def _judged(difference: Scored) -> str:
     return "better" if difference.mean > 0 else "worse"
 
 
-def _decided(
-    configurations: Sequence[Mapping[str, Any]], reference: Seeds | None, sound: set[int]
-) -> dict[str, Any]:
+def _decided(compared: Sequence[Mapping[str, Any]], reference: Seeds | None) -> dict[str, Any]:
     """verdict, subject (the configuration that the sentence is about), recommended and clear."""
     if reference is None:
-        only = configurations[0] if configurations and configurations[0]["test"]["n"] else None
-        source = only and only["source"]
-        return {"verdict": "unknown", "subject": source, "recommended": source, "clear": only is not None}
-    compared = [plain for plain in configurations if plain["difference"] and plain["difference"]["n"]]
+        source = next((plain["source"] for plain in compared if plain["measured"]), None)
+        return {"verdict": "unknown", "subject": source, "recommended": source, "clear": source is not None}
+    others = [plain for plain in compared if plain["source"] != reference.source]
+    compared = [plain for plain in others if plain["difference"]["n"]]
     best = max(
         compared,
         key=lambda plain: (plain["verdict"] != "unknown", plain["difference"]["mean"]),
@@ -289,7 +307,7 @@ def _decided(
     )
     winners = [plain for plain in compared if plain["verdict"] == "better"]
     winner = max(
-        (plain for plain in winners if plain["source"] in sound),
+        (plain for plain in winners if plain["sound"]),
         key=lambda plain: plain["difference"]["mean"],
         default=None,
     )
@@ -302,7 +320,6 @@ def _decided(
         return {**kept, "verdict": "broken", "subject": subject, "clear": False}
     if not compared or all(plain["verdict"] == "unknown" for plain in compared):
         return {**kept, "verdict": "unknown", "clear": False}
-    others = [plain for plain in configurations if plain["source"] != reference.source]
     worse = all(plain["verdict"] == "worse" for plain in others)
     return {**kept, "verdict": "worse" if worse else "unclear", "clear": worse}
 
