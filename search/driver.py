@@ -124,9 +124,11 @@ class Session:
         """Ray, the broker and the engines, unless an earlier phase has started them."""
         if self.engines is not None:
             return
-        ray_address = self._stack.enter_context(
-            connect(RayOptions(self.options.address, self.plan, self.options.verbose))
-        )
+        options = RayOptions(self.options.address, self.plan, self.options.verbose)
+        try:
+            ray_address = self._stack.enter_context(connect(options))
+        except SystemExit:  # from the handler for SIGTERM that Ray has while it starts
+            raise Incomplete(f"stopped while Ray started; continue with: {run.continued_by}") from None
         self._interrupt.install()  # again: starting Ray puts a handler in place that aborts
         logger.info("Ray runs at %s; %s", ray_address, self.plan)
         import ray

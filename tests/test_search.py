@@ -181,14 +181,19 @@ def test_an_interrupt_ends_cleanly_names_the_resume_command_and_resume_goes_on(t
     assert "continues after epoch" in logs
 
 
-def test_a_killed_engine_is_replaced_and_its_trials_go_on(tmp_path):
+@pytest.mark.parametrize("fault", [signal.SIGKILL, signal.SIGSTOP])
+def test_an_engine_that_dies_or_stands_still_is_replaced_and_its_trials_go_on(
+    tmp_path, monkeypatch, fault: signal.Signals
+):
+    monkeypatch.setenv("RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S", "8")  # of standing still; 60 by default
     space = write_space(tmp_path, budget={"trials": 4, "epochs": 40}, data=LARGER)
     process = start("run", space, cwd=tmp_path)
     run_dir = wait_for_rows(tmp_path, 6)
     engines = [pid for pid, title in processes_below(process.pid).items() if "RayTrainWorker" in title]
-    os.kill(engines[0], signal.SIGKILL)
+    os.kill(engines[0], fault)
     output, _ = process.communicate(timeout=150)
     assert process.returncode == 0, output
+    assert alive([engines[0]]) == []
     whole(run_dir, 4)
     assert events_of(run_dir, "retried")
     assert max(pq.read_table(run_dir / "trials.parquet")["retries"].to_pylist()) == 1

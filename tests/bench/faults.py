@@ -1,12 +1,14 @@
-"""Kill the driver of one search again and again at random moments, resume it each time, and count what was
-lost.
+"""Faults of real searches, and what they cost.
 
     python tests/bench/faults.py --kills 20 --seed 0
+    python tests/bench/faults.py --worker stopped-engine stopped-rank killed-rank killed-proxy
 
-Prints a line a kill and at the end: rows that were reported before a kill, rows lost, rows twice, trials
-run again after their end, and what `loss-search check` says. Exit code 0 when nothing was lost. One kill in
-three comes within 20 seconds of the command's start, so that start-up is hit, the others within 12 seconds of
-its first new row: training, the end of trials, and the refill of slots.
+The first kills the driver of one search again and again at random moments, resumes it each time, and counts
+what was lost. The second stops or kills one process of a search each, which has to finish by itself. Prints a
+line a kill and at the end: rows that were reported before a fault, rows lost, rows twice, trials run again
+after their end, and what `loss-search check` says. Exit code 0 when nothing was lost. One kill in three comes
+within 20 seconds of the command's start, so that start-up is hit, the others within 12 seconds of its first
+new row: training, the end of trials, and the refill of slots.
 """
 
 from __future__ import annotations
@@ -25,12 +27,28 @@ import pyarrow.parquet as pq
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from searches import command, environment, events_of, write_space  # noqa: E402  needs the path above
+from searches import (  # noqa: E402  needs the path above
+    command,
+    end_all,
+    environment,
+    events_of,
+    processes_below,
+    start,
+    wait_for_rows,
+    write_space,
+)
 
 TRIALS, EPOCHS = 12, 150
 AT_START = 1 / 3  # share of the kills
 STARTING_S, TRAINING_S = 20.0, 12.0
 LIMIT_S = 1500  # of the last resume, which trains most of the search
+WORKERS = {  # signal, title of the process, options of the search
+    "stopped-engine": (signal.SIGSTOP, "RayTrainWorker", ("--workers-per-engine", 1)),
+    "stopped-rank": (signal.SIGSTOP, "RayTrainWorker", ("--workers-per-engine", 2)),
+    "killed-rank": (signal.SIGKILL, "RayTrainWorker", ("--workers-per-engine", 2)),
+    "killed-proxy": (signal.SIGKILL, "Proxy", ("--workers-per-engine", 1)),
+}
+WORKER_TRIALS, WORKER_EPOCHS, WORKER_LIMIT_S = 4, 25, 400
 
 
 def main() -> int:
@@ -39,7 +57,14 @@ def main() -> int:
     )
     parser.add_argument("--kills", type=int, default=20, help="how often the driver is killed (default 20)")
     parser.add_argument("--seed", type=int, default=0, help="of the moments (default 0)")
+    parser.add_argument("--worker", nargs="+", choices=WORKERS, help="these faults, in the place of kills")
     options = parser.parse_args()
+    if options.worker:
+        codes = []
+        for name in options.worker:
+            with tempfile.TemporaryDirectory(prefix="loss-search-faults-") as folder:
+                codes.append(_worker(Path(folder), name))
+        return max(codes)
     moments = random.Random(options.seed)
     with tempfile.TemporaryDirectory(prefix="loss-search-faults-") as folder:
         return _soak(Path(folder), options.kills, moments)
@@ -79,6 +104,32 @@ def _soak(folder: Path, kills: int, moments: random.Random) -> int:
     return _judge(folder, run_dir, reported, done)
 
 
+def _worker(folder: Path, name: str) -> int:
+    """One search that loses a worker and has to finish; says how long no row came."""
+    fault, title, options = WORKERS[name]
+    data = {"source": "synthetic", "size": 4096}
+    space = write_space(folder, budget={"trials": WORKER_TRIALS, "epochs": WORKER_EPOCHS}, data=data)
+    process = start("run", space, *options, cwd=folder)
+    try:
+        run_dir = wait_for_rows(folder, 10)
+        below = processes_below(process.pid)
+        os.kill(max(pid for pid, found in below.items() if title in found), fault)
+        reported, began = _rows(run_dir), time.monotonic()
+        longest, last, seen = 0.0, began, _count(folder)
+        while process.poll() is None and time.monotonic() - began < WORKER_LIMIT_S:
+            time.sleep(0.25)
+            if (count := _count(folder)) != seen:
+                longest, last, seen = max(longest, time.monotonic() - last), time.monotonic(), count
+        print(f"{name}: exit {process.poll()}, no row for up to {longest:.0f} s", flush=True)
+        if process.poll() != 0:
+            return 1
+        retried = [event["trial"] for event in events_of(run_dir, "retried")]
+        print(f"trials taken up again: {retried or 'none'}")
+        return _judge(folder, run_dir, reported, 1, WORKER_TRIALS)
+    finally:
+        end_all()
+
+
 def _run(folder: Path, arguments: tuple[object, ...], limit_s: float, after_a_row: bool = False) -> int:
     """Run a command and kill it `limit_s` after its start, or after its first new row; its exit code."""
     process = subprocess.Popen(
@@ -110,7 +161,9 @@ def _rows(run_dir: Path) -> set[tuple[int, int]]:
     return {(event["row"]["trial"], event["row"]["epoch"]) for event in events_of(run_dir, "reported")}
 
 
-def _judge(folder: Path, run_dir: Path, reported: set[tuple[int, int]], kills: int) -> int:
+def _judge(
+    folder: Path, run_dir: Path, reported: set[tuple[int, int]], kills: int, wanted: int = TRIALS
+) -> int:
     table = pq.read_table(run_dir / "epochs.parquet")
     keys = list(zip(table["trial"].to_pylist(), table["epoch"].to_pylist(), strict=True))
     trials = pq.read_table(run_dir / "trials.parquet").to_pylist()
@@ -121,10 +174,10 @@ def _judge(folder: Path, run_dir: Path, reported: set[tuple[int, int]], kills: i
     checked = subprocess.run(
         command("check", run_dir), cwd=folder, env=environment(), capture_output=True, text=True, check=False
     )
-    print(f"{kills} kills, {len(reported)} rows reported before one: {len(lost)} lost, {twice} twice")
-    print(f"{len(trials)} of {TRIALS} trials, {open_trials} left open, {again} ended twice")
+    print(f"{kills} fault(s), {len(reported)} rows reported before one: {len(lost)} lost, {twice} twice")
+    print(f"{len(trials)} of {wanted} trials, {open_trials} left open, {again} ended twice")
     print(f"check: exit {checked.returncode} {checked.stdout.strip()}")
-    whole = not lost and not twice and not again and not open_trials and len(trials) == TRIALS
+    whole = not lost and not twice and not again and not open_trials and len(trials) == wanted
     return 0 if whole and checked.returncode == 0 else 1
 
 
