@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import pytest
-from toy_run import message, toy_space
+import itertools
 
+import pytest
+from toy_run import message, play, toy_space
+
+from search.cli import main
 from search.errors import BadInput, DamagedRun
 from search.events import read_events
-from search.record import read_epochs
+from search.record import read_epochs, read_trials
 from search.run import Run
 from search.run_directory import RunDirectory
 
@@ -168,6 +171,32 @@ def test_a_second_driver_is_refused_while_the_first_lives(tmp_path):
         pass
     with directory.locked():  # and a lock that was left behind holds nobody
         pass
+
+
+def test_a_clock_that_jumps_back_an_hour_at_every_look_changes_nothing_but_the_times(
+    tmp_path, monkeypatch, capsys
+):
+    """Between and inside trials, and for the driver that resumes: order is by sequence and epoch."""
+    records = {}
+    for name in ("steady", "jumping"):
+        (tmp_path / name).mkdir()
+        now = itertools.count(1_800_000_000, -3600 if name == "jumping" else 1)
+        with monkeypatch.context() as patch:
+            patch.setattr("time.time", lambda now=now: float(next(now)))
+            space = toy_space(tmp_path / name)
+            directory = Run.create(space, tmp_path / name / "runs")
+            for _ in range(2):  # the second driver finishes what the first began
+                with directory.locked(), Run(directory, space) as run:
+                    play(run, 3)
+                    run.close()
+        assert main(["check", str(directory.path)]) == 0, capsys.readouterr().err
+        records[name] = [
+            {key: value for key, value in row.items() if not key.endswith("_at")}
+            for row in read_trials(directory.path).to_pylist()
+        ]
+        numbers = [event["sequence"] for event in read_events(directory.events)[0]]
+        assert numbers == sorted(numbers)
+    assert records["jumping"] == records["steady"]
 
 
 @pytest.mark.parametrize("name", ["../escaped", "a/b", "", ".hidden", "-dash", "x" * 300, "naïve"])
