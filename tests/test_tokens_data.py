@@ -178,6 +178,17 @@ def _real(split: dict[str, torch.Tensor]) -> torch.Tensor:
     return split["types"] >= 0
 
 
+def test_more_types_are_rarer_ones_and_the_first_seven_stay_as_they_are():
+    few, many = (synthetic_events(8192, invisible=10.0, seed=0, types=types) for types in (7, 14))
+    plain = synthetic_events(8192, invisible=10.0, seed=0)
+    assert torch.equal(few.splits["train"]["features"], plain.splits["train"]["features"])
+    counts = many.facts["counts"]
+    assert many.facts["type_names"][:7] == few.facts["type_names"] and len(counts) == 14
+    assert many.splits["train"]["types"].max() == 13 and not many.warnings
+    shares = counts / counts.sum()
+    assert shares[7:].max() < 0.06 and 0.004 < shares.min() < 0.008
+
+
 def test_synthetic_events_repeat_by_seed_and_split_sizes_follow():
     one, same, other = (synthetic_events(512, invisible=10.0, seed=seed) for seed in (0, 0, 1))
     assert {name: len(split["event"]) for name, split in one.splits.items()} == {
@@ -219,7 +230,7 @@ def test_synthetic_met_is_what_the_tokens_leave_unbalanced(invisible: float, agr
     """Momenta are read back through the scales, which a fit of log pT and of MET recovers."""
     from trainables import tokens_data
 
-    ids, met, kinematics = tokens_data._drawn(4096, invisible, np.random.default_rng(0))
+    ids, met, kinematics = tokens_data._drawn(4096, tokens_data.TYPES[:7], invisible, np.random.default_rng(0))
     energy, pt, eta, phi = kinematics.transpose(2, 0, 1)
     assert (ids > 0).any(1).all() and not kinematics[ids == 0].any()
     assert (energy[ids > 0] >= (pt * np.cosh(eta))[ids > 0] * (1 - 1e-12)).all()

@@ -48,7 +48,15 @@ from trainables.family import (
 from trainables.knobs import class_weight_knobs, optimiser_knobs, weight_knobs
 from trainables.layers import Dense
 from trainables.losses import focal_cross_entropy
-from trainables.tokens_data import EVENT_FIELDS, FEATURES, GLOBALS, event_file, synthetic_events
+from trainables.tokens_data import (
+    EVENT_FIELDS,
+    FEATURES,
+    FEWEST_TYPES,
+    GLOBALS,
+    MOST_TYPES,
+    event_file,
+    synthetic_events,
+)
 from trainables.tokens_layers import MessageRound, TokenLayer, decoder, head, real_tokens, token_mean
 
 SCHEDULES = ("constant", "linear", "delayed")
@@ -149,6 +157,13 @@ class Tokens(Family):
     data_settings = {
         "size": Number(8192, 64, 1_000_000, "training examples of the synthetic source", integer=True),
         "invisible": Number(10.0, 0.0, 1000.0, "GeV of noise in each component of synthetic MET"),
+        "types": Number(
+            FEWEST_TYPES,
+            FEWEST_TYPES,
+            MOST_TYPES,
+            "types of synthetic tokens; the further ones are rare",
+            integer=True,
+        ),
         "seed": Number(0, 0, 2**31 - 1, "seed of the synthetic source", integer=True),
     }
     metrics = {
@@ -179,7 +194,7 @@ class Tokens(Family):
         if settings["source"] == "file":
             events = event_file(settings["path"])
         else:
-            difficulty = {"invisible": settings["invisible"]}
+            difficulty = {"invisible": settings["invisible"], "types": settings["types"]}
             events = synthetic_events(settings["size"], **difficulty, seed=settings["seed"])
         return Data(events.splits, events.facts, events.warnings)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,7 +20,8 @@ from trainables.class_weights import absent_classes
 from trainables.data import SPLIT_FIELDS, SPLITS, Field, checked_arrays, split_column
 from trainables.errors import BadData
 
-__all__ = ["EVENT_FIELDS", "FEATURES", "GLOBALS", "Events", "event_file", "synthetic_events"]
+__all__ = ["EVENT_FIELDS", "FEATURES", "FEWEST_TYPES", "GLOBALS", "MOST_TYPES", "Events", "event_file"]
+__all__ += ["synthetic_events"]
 
 SLOTS = 18
 COLUMNS = SLOTS + 2 + 4 * SLOTS
@@ -41,7 +43,9 @@ EVENT_FIELDS = {
 
 # The synthetic source: name, share of tokens, mean and spread of log(pT / GeV), spread of eta, and of
 # log(E / (pT cosh eta)), which is the mass of a jet. Shares and sizes are like those of CMS events with jets
-# and muons: the rarest type has one token in a hundred.
+# and muons: of the first seven types the rarest has one token in a hundred. Those after them are what a finer
+# identification would add, down to one token in 180: with more types than a small codebook can give codes of
+# their own, the weights decide which types are told apart.
 TYPES = (
     ("jet", 0.42, 4.05, 0.50, 1.30, 0.010),
     ("bjet", 0.11, 4.30, 0.40, 1.00, 0.020),
@@ -50,7 +54,15 @@ TYPES = (
     ("mu-", 0.195, 3.80, 0.45, 1.10, 0.0),
     ("mu+", 0.221, 3.80, 0.45, 1.10, 0.0),
     ("photon", 0.03, 3.20, 0.60, 1.60, 0.0),
+    ("c-jet", 0.05, 4.10, 0.45, 1.10, 0.015),
+    ("forward jet", 0.02, 3.60, 0.40, 2.20, 0.010),
+    ("tau+ jet", 0.01, 3.70, 0.45, 1.10, 0.005),
+    ("tau- jet", 0.01, 3.70, 0.45, 1.10, 0.005),
+    ("loose muon", 0.01, 3.50, 0.50, 1.30, 0.0),
+    ("loose electron", 0.006, 3.40, 0.55, 1.40, 0.0),
+    ("converted photon", 0.006, 3.20, 0.60, 1.30, 0.0),
 )
+FEWEST_TYPES, MOST_TYPES = 7, len(TYPES)
 TOKENS_AN_EVENT = (0.14, 0.32, 0.28, 0.14, 0.07, 0.03, 0.012, 0.005, 0.003)  # 1 to 9
 
 
@@ -136,8 +148,8 @@ def _refuse(
         raise BadData(f"{path}: 'X' row {row} has {what} {values[row, place]:g}{where}; allowed: {allowed}")
 
 
-def synthetic_events(size: int, *, invisible: float, seed: int) -> Events:
-    """Random events of one to nine tokens of seven types, whose MET is what their momenta leave unbalanced.
+def synthetic_events(size: int, *, invisible: float, seed: int, types: int = FEWEST_TYPES) -> Events:
+    """Random events of one to nine tokens, whose MET is what their momenta leave unbalanced.
 
         (MET cos METphi, MET sin METphi) = -(sum over tokens of pT (cos phi, sin phi)) + noise
 
@@ -146,23 +158,27 @@ def synthetic_events(size: int, *, invisible: float, seed: int) -> Events:
         invisible: standard deviation of each component of the noise, GeV; the larger, the less the tokens say
             about the globals.
         seed: the same seed, the same events; each split draws from a stream of its own.
+        types: how many types of token there are, `FEWEST_TYPES` to `MOST_TYPES`; the further, the rarer.
     """
     counts = (size, max(1, size // 8), max(1, size // 8))
     parts = [
-        _drawn(count, invisible, np.random.default_rng([seed, number])) for number, count in enumerate(counts)
+        _drawn(count, TYPES[:types], invisible, np.random.default_rng([seed, number]))
+        for number, count in enumerate(counts)
     ]
     ids, met, kinematics = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-    names = [name for name, *_ in TYPES]
+    names = [name for name, *_ in TYPES[:types]]
     return _as_events("data.source synthetic", ids, met, kinematics, np.repeat(np.arange(3), counts), names)
 
 
-def _drawn(count: int, invisible: float, draw: np.random.Generator) -> tuple[np.ndarray, ...]:
+def _drawn(
+    count: int, types: Sequence[tuple], invisible: float, draw: np.random.Generator
+) -> tuple[np.ndarray, ...]:
     """ids i64[count, 9], (MET, METphi) f[count, 2] and (E, pT, eta, phi) f[count, 9, 4], pT falling."""
     most = len(TOKENS_AN_EVENT)
-    odds, log_pt, log_pt_spread, eta_spread, mass = np.array([row[1:] for row in TYPES]).T
+    odds, log_pt, log_pt_spread, eta_spread, mass = np.array([row[1:] for row in types]).T
     shape = (count, most)
     lengths = draw.choice(np.arange(1, most + 1), (count, 1), p=TOKENS_AN_EVENT)
-    kind = draw.choice(len(TYPES), shape, p=odds / odds.sum())
+    kind = draw.choice(len(types), shape, p=odds / odds.sum())
     pt = np.exp(log_pt[kind] + log_pt_spread[kind] * draw.standard_normal(shape))
     eta = (eta_spread[kind] * draw.standard_normal(shape)).clip(-3, 3)
     phi = draw.uniform(-math.pi, math.pi, shape)
