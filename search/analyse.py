@@ -76,4 +76,5 @@ def front_of(
         np.array(table[name].to_numpy(zero_copy_only=False), dtype=float) for name in (first, second)
     )
     numbers = table["trial"].to_numpy(zero_copy_only=False)
-    return pareto_front(numbers, one, other, (first, second), maximize)
+    names = (first.removeprefix("best.val."), second.removeprefix("best.val."))
+    return pareto_front(numbers, one, other, names, maximize)

@@ -263,7 +263,8 @@ def _effect(columns: Columns, forest: Forest | None, setting: Setting) -> Effect
     }
     rows = _background(columns, [setting])
     if forest is None or rows.size < FEWEST or not _can_vary(setting):
-        why = f"{shown.size} trials with a score have it in force, and a curve needs {FEWEST}"
+        trials = "1 trial has it" if shown.size == 1 else f"{shown.size} trials have it"
+        why = f"{trials} in force with a score, and a curve needs {FEWEST}"
         if shown.size >= FEWEST:
             why = "its values, or the scores, do not vary enough"
         sentence = f"{setting.name}: not enough data ({why})."
@@ -275,7 +276,7 @@ def _effect(columns: Columns, forest: Forest | None, setting: Setting) -> Effect
     low, high = np.quantile(curves, [0.025, 0.975], axis=0)
     best, worst = np.argmax(columns.sign * mean), np.argmin(columns.sign * mean)
     gains = columns.sign * (curves[:, best] - curves[:, worst])
-    clear = bool(forest.sees and np.quantile(gains, 0.05) > 0)
+    clear = bool(forest.sees and np.quantile(gains, 0.025) > 0)
     return Effect(
         **base,
         x=x,

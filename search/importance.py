@@ -39,8 +39,9 @@ MOST_FANOVA, MOST = 80, 400  # trials of one resample, trials in all: fANOVA's t
 class KnobImportance:
     """`share` of all importance, 0 to 1, with a 95 % interval over resampled trials.
 
-    first: how often it ranks first in resamples. trials: how many had it in force. fanova, ped_anova: the two
-    shares of which `share` is the mean.
+    first: how often it ranks first in resamples. trials: how many had it in force; `enough` is False with
+    fewer than 12, which say little of it whatever the interval. fanova, ped_anova: the two shares of which
+    `share` is the mean.
     """
 
     name: str
@@ -52,6 +53,7 @@ class KnobImportance:
     conditional: bool
     fanova: float
     ped_anova: float
+    enough: bool
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,7 @@ def importance(columns: Columns, forest: Forest | None, resamples: int = RESAMPL
             conditional=bool(setting.parameter.when),
             fanova=float(point[0, i]),
             ped_anova=float(point[1, i]),
+            enough=int(setting.in_force.sum()) >= FEWEST,
         )
         for i, (name, setting) in enumerate(varying.items())
     ]
@@ -143,6 +146,8 @@ class _Source:
 
     def __init__(self, columns: Columns, settings: Mapping[str, Setting], rows: np.ndarray) -> None:
         import optuna
+
+        import search.study  # noqa: F401 - sets how much Optuna says
 
         self.names = list(settings)
         self.distributions = {name: _distribution(one) for name, one in settings.items()}
@@ -228,8 +233,12 @@ def _sentence(knobs: list[KnobImportance], explained: float, n: int) -> str:
     first = knobs[0]
     amount = f"{first.share:.0%} of the importance, 95 % interval {first.low:.0%} to {first.high:.0%}"
     noise = f"the settings foretell {explained:.0%} of the differences between {n} trials"
+    rare = [knob.name for knob in knobs if not knob.enough]
+    unknown = f" Too seldom in force to be rated: {', '.join(rare)}." if rare else ""
     rivals = [knob.name for knob in knobs[1:] if knob.first >= 0.2]
     if rivals or first.first < 0.5:
-        named = " or ".join([first.name, *rivals])
-        return f"{first.name} seems to have mattered most ({amount}), but it may be {named}: {noise}."
-    return f"{first.name} mattered most ({amount}; first in {first.first:.0%} of resamples): {noise}."
+        which = f"it may be {' or '.join(rivals)}" if rivals else "resamples disagree"
+        return f"{first.name} seems to have mattered most ({amount}), but {which}: {noise}.{unknown}"
+    return (
+        f"{first.name} mattered most ({amount}; first in {first.first:.0%} of resamples): {noise}.{unknown}"
+    )

@@ -121,6 +121,16 @@ def test_scores_that_are_noise_give_no_importance():
     assert all("not enough data" in found.sentence and found.knobs == [] for found in refused)
 
 
+def test_a_knob_that_was_seldom_in_force_is_not_rated_with_confidence():
+    rows = [one | {"knob.cap": None, "knob.method": "none"} for one in random_rows(40)]
+    for one in rows[:5]:
+        one |= {"knob.method": "sqrt", "knob.cap": 10.0 + one["trial"]}
+    columns = read_columns(table(rows), PlantedSpace("random"))
+    found = importance(columns, fit_forest(columns), resamples=2)
+    assert {knob.name: knob.enough for knob in found.knobs if not knob.enough} == {"cap": False}
+    assert found.sentence.endswith("Too seldom in force to be rated: cap.")
+
+
 @pytest.mark.parametrize(
     ("rows", "why"),
     [
