@@ -88,6 +88,7 @@ def run(
     from search.run import Run
 
     directory = Run.create(asked, out)
+    context.with_resource(directory.kept())
     _search(context.obj, directory, asked, options, checked)
 
 
@@ -121,7 +122,7 @@ def resume(
     from search.summary_lines import next_steps
 
     more = _more(trials)
-    directory = RunDirectory.open(name, out)
+    directory = context.with_resource(RunDirectory.held(name, out))
     asked = Run.stored_space(directory)
     if more and asked.sampler == "grid":
         raise BadInput("--trials: a grid is searched when its cells are; start a new run with a larger grid")

@@ -21,6 +21,7 @@ __all__ = [
     "print_table",
     "say",
     "short",
+    "show_as",
     "shown_path",
     "table",
     "visible",
@@ -111,9 +112,22 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
+_SHOWN_AS: dict[Path, str] = {}  # local copies, and the URI that a person knows each by
+
+
+def show_as(path: Path, uri: str) -> None:
+    """From now on show what lies below `path` as the part of `uri` that it is a copy of."""
+    _SHOWN_AS[path.absolute()] = uri
+
+
 def shown_path(path: Path) -> str:
-    """A path as one would type it in a shell here: relative when it lies below the working directory."""
+    """A path as one would type it in a shell here: relative when it lies below the working directory, a URI
+    for what is a copy of it."""
     absolute = path.absolute()
+    for copy, uri in _SHOWN_AS.items():
+        if absolute.is_relative_to(copy):
+            place, sign, query = uri.partition("?")
+            return shlex.quote("/".join([place, *absolute.relative_to(copy).parts]) + sign + query)
     here = Path(os.getcwd())
     inside = absolute.is_relative_to(here) and absolute != here
     return shlex.quote(str(absolute.relative_to(here) if inside else absolute))

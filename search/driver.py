@@ -293,5 +293,5 @@ def _storage_message(directory: RunDirectory, error: OSError) -> str:
     place = error.filename or f"the run directory {directory.path} or {tempfile.gettempdir()}"
     return (
         f"cannot write {place}: {error.strerror or error}{free}; nothing that was "
-        f"reported is lost, continue with: loss-search resume {directory.path}"
+        f"reported is lost, continue with: loss-search resume {directory.shown}"
     )

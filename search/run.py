@@ -195,10 +195,10 @@ class Run:
             "epochs": self.space.budget.epochs,
             "knobs": asked.knobs,
             "static": asked.static,
-            "directory": str(directory),
+            "directory": self.directory.place(directory),
             "test": self.phase == "confirm",  # a search never touches the test split
             "reported": len(self.trials[asked.number].rows),
-            "resume": (directory / "last.pt").exists(),
+            "resume": self.directory.has_checkpoint(directory),
         }
 
     # ------------------------------------------------------------------ what comes in
@@ -327,6 +327,8 @@ class Run:
 
     def tick(self) -> None:
         """Write what is due; call it often."""
+        if self.directory.storage_fault is not None:
+            self.give_up(self.directory.storage_fault)
         if time.monotonic() - self._flushed_at >= FLUSH_S:
             self.flush()
 
@@ -344,6 +346,7 @@ class Run:
 
     def close(self) -> None:
         """Write everything, the epochs as one file."""
+        self.directory.settle()
         self.flush()
         finished = not self.work_left()
         for warning in self.recorder.compact():
@@ -453,7 +456,7 @@ class Run:
     @property
     def continued_by(self) -> str:
         """The command that continues the phase."""
-        return f"loss-search {'resume' if self.phase == 'search' else 'confirm'} {self.directory.path}"
+        return f"loss-search {'resume' if self.phase == 'search' else 'confirm'} {self.directory.shown}"
 
     def value(self, row: Mapping[str, Any]) -> float:
         """The first objective in a row."""

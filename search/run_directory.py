@@ -16,10 +16,17 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from search.console import shown_path
 from search.errors import BadInput, DamagedRun
+from search.storage import Location
+from trainables.object_store import is_uri
+
+if TYPE_CHECKING:
+    from search.stored_run import StoredRun
 
 __all__ = ["RunDirectory", "environment", "file_digest", "version"]
 
@@ -34,10 +41,13 @@ def version() -> str:
 
 
 class RunDirectory:
-    """The paths of one run. Nothing is created by constructing it."""
+    """The paths of one run. Nothing is created by constructing it.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    `stored`: for a run in an object store, of which `path` is a copy on this machine; else None.
+    """
+
+    def __init__(self, path: Path, stored: StoredRun | None = None) -> None:
+        self.path, self.stored = path, stored
         self.space = path / "space.yaml"
         self.journal = path / "study.journal"
         self.environment = path / "environment.json"
@@ -51,12 +61,53 @@ class RunDirectory:
     def name(self) -> str:
         return self.path.name
 
+    @property
+    def shown(self) -> str:
+        """The run as one types it: its path, or its URI."""
+        return shown_path(self.path)
+
     def trial(self, number: int, phase: str = "search") -> Path:
-        """The directory of one trial of the search, or with `phase` "confirm" of the confirmation."""
-        return (self.confirmations if phase == "confirm" else self.trials) / str(int(number))
+        """The directory of one trial of the search, or with `phase` "confirm" of the confirmation.
+
+        Of a copy that is read its files are brought here first.
+        """
+        folder = (self.confirmations if phase == "confirm" else self.trials) / str(int(number))
+        if self.stored is not None:
+            self.stored.bring(folder)
+        return folder
+
+    def place(self, folder: Path) -> str:
+        """A folder of the run as every machine can reach it: a path on a shared disk, or a URI."""
+        if self.stored is None:
+            return str(folder)
+        return self.stored.store.explicit_uri(folder.relative_to(self.path).as_posix())
+
+    def has_checkpoint(self, folder: Path) -> bool:
+        """Whether a trial may be continued from `last.pt`. In a store its engine looks for itself."""
+        return self.stored is not None or (folder / "last.pt").exists()
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """For a run in a store: hold it there and keep it up to date until the block ends; see `StoredRun`."""
+        if self.stored is None:
+            yield
+        else:
+            with self.stored.writing():
+                yield
+
+    @property
+    def storage_fault(self) -> Exception | None:
+        """Why the store cannot be kept up to date any more."""
+        mirror = self.stored.mirror if self.stored is not None else None
+        return mirror.fault if mirror is not None else None
+
+    def settle(self) -> None:
+        """Bring here what engines have left in a store."""
+        if self.stored is not None and self.stored.mirror is not None:
+            self.stored.mirror.settle()
 
     @classmethod
-    def create(cls, out: Path, name: str) -> RunDirectory:
+    def create(cls, out: Path | Location, name: str) -> RunDirectory:
         """A new directory `<name>-<date>-<time>` below `out`; a number is added when that exists.
 
         Raises BadInput for a name that is no plain file name, or when `out` cannot be written.
@@ -66,9 +117,17 @@ class RunDirectory:
                 f"run name {name[:120]!r}: allowed are 1 to 100 letters, digits, '_', '-' and '.', the first "
                 "a letter, a digit or '_'; give the space another `name:`"
             )
-        out = out.expanduser().resolve()  # engines have working directories of their own
         stamp = f"{datetime.now():%Y%m%d-%H%M%S}"
-        for suffix in ("", *(f"-{n}" for n in range(2, 1000))):
+        suffixes = chain([""], (f"-{n}" for n in range(2, 1000)))
+        if isinstance(out, Location):
+            from search.stored_run import StoredRun
+
+            stored = StoredRun.create(out, (f"{name}-{stamp}{suffix}" for suffix in suffixes))
+            directory = cls(stored.path, stored)
+            directory.trials.mkdir()
+            return directory
+        out = out.expanduser().resolve()  # engines have working directories of their own
+        for suffix in suffixes:
             path = out / f"{name}-{stamp}{suffix}"
             try:
                 path.mkdir(parents=True)
@@ -84,12 +143,32 @@ class RunDirectory:
         raise BadInput(f"--out {out}: has a thousand runs of this second")
 
     @classmethod
-    def open(cls, run: str, out: Path) -> RunDirectory:
-        """An existing run by its path, or by its name below `out`.
+    @contextmanager
+    def held(cls, run: str, out: Path | Location) -> Iterator[RunDirectory]:
+        """An existing run to be continued: as `open`, and for a run in a store as `kept`."""
+        location = _location(run, out)
+        if location is None:
+            yield cls.open(run, out)
+            return
+        from search.stored_run import StoredRun
+
+        stored = StoredRun.to_write(location)
+        with stored.writing():
+            yield cls._checked(stored.path, stored)
+
+    @classmethod
+    def open(cls, run: str, out: Path | Location) -> RunDirectory:
+        """An existing run to be read, by its path or URI, or by its name below `out`.
 
         Raises BadInput when there is none, and DamagedRun when it lacks the files of a run or is of a newer
         version.
         """
+        location = _location(run, out)
+        if location is not None:
+            from search.stored_run import StoredRun
+
+            stored = StoredRun.to_read(location)
+            return cls._checked(stored.path, stored)
         candidates = [Path(run).expanduser(), out / run] if "/" not in run else [Path(run).expanduser()]
         # Not Path.is_dir, which raises for a name that is too long to be one.
         path = next((candidate for candidate in candidates if os.path.isdir(candidate)), None)
@@ -101,12 +180,18 @@ class RunDirectory:
             )
             listed = f"; runs in {out}: {', '.join(known[:5])}" if known else f"; there are no runs in {out}"
             raise BadInput(f"{run[:200]}: no such run directory{listed}")
-        directory = cls(path.resolve())
+        return cls._checked(path.resolve(), None)
+
+    @classmethod
+    def _checked(cls, path: Path, stored: StoredRun | None) -> RunDirectory:
+        directory = cls(path, stored)
         missing = [
             p.name for p in (directory.space, directory.journal, directory.environment) if not p.is_file()
         ]
         if missing:
-            raise DamagedRun(f"{path}: is no run directory of loss-search, {', '.join(missing)} missing")
+            raise DamagedRun(
+                f"{directory.shown}: is no run directory of loss-search, {', '.join(missing)} missing"
+            )
         try:
             written = json.loads(directory.environment.read_text(encoding="utf-8"))
         except ValueError as error:
@@ -117,7 +202,7 @@ class RunDirectory:
             raise DamagedRun(f"{directory.environment}: has no `format`; is this a run of loss-search?")
         if written["format"] > FORMAT:
             raise DamagedRun(
-                f"{path}: was written by loss-search {written.get('versions', {}).get('loss-search')} in "
+                f"{directory.shown}: was written by loss-search {written.get('versions', {}).get('loss-search')} in "
                 f"format {written['format']}; this is {version()}, which reads up to {FORMAT}: upgrade it"
             )
         return directory
@@ -146,6 +231,13 @@ class RunDirectory:
             # we hold ours.
             (self.path / f"{self.journal.name}.lock").unlink(missing_ok=True)
             yield
+
+
+def _location(run: str, out: Path | Location) -> Location | None:
+    """Where a run lies in a store; None when it is a path."""
+    if is_uri(run):
+        return Location(Location(run).store.uri)
+    return out / run if isinstance(out, Location) and "/" not in run else None
 
 
 def environment() -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from search.errors import BadInput
+from search.storage import place_of
 
 __all__ = [
     "Address",
@@ -43,7 +44,7 @@ SpaceName = Annotated[
     str, typer.Argument(metavar="SPACE", help="A shipped space (`loss-search spaces`), or a YAML file.")
 ]
 RunName = Annotated[
-    str, typer.Argument(metavar="RUN", help="A run directory, or the name of one below --out.")
+    str, typer.Argument(metavar="RUN", help="A run directory or its URI, or the name of one below --out.")
 ]
 Trials = Annotated[int | None, typer.Option(help="Configurations to try, instead of the space's budget.")]
 Epochs = Annotated[int | None, typer.Option(help="Full budget of a trial, instead of the space's.")]
@@ -61,7 +62,14 @@ Slots = Annotated[
     str | None, typer.Option(metavar="N|auto", help="Trials that an engine trains at once; auto measures it.")
 ]
 Address = Annotated[str | None, typer.Option(help="Address of a running Ray cluster.")]
-Out = Annotated[Path, typer.Option(help="The directory that holds runs.")]
+Out = Annotated[
+    Path,
+    typer.Option(
+        parser=place_of,
+        metavar="DIR|URI",
+        help="What holds runs: a directory, or a URI as s3://bucket/prefix.",
+    ),
+]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show what Ray and the engines say.")]
 
 

@@ -46,7 +46,7 @@ class Standing:
 
 def standing_of(directory: RunDirectory, space: Space) -> Standing:
     """How the run of `space` in `directory` stands. Raises DamagedRun for a journal that cannot be read."""
-    running = is_worked_on(directory.path)
+    running = is_worked_on(directory)
     events, warnings = read_events(directory.events) if directory.events.exists() else ([], [])
     trials = study_trials(directory.journal, space)  # after the events: whatever they tell, the study knows
     if trials and not events:
@@ -57,9 +57,11 @@ def standing_of(directory: RunDirectory, space: Space) -> Standing:
     return Standing(said == ["finish"] and ended >= wanted, running, wanted, trials, events, warnings)
 
 
-def is_worked_on(path: Path) -> bool:
+def is_worked_on(directory: RunDirectory) -> bool:
     """Whether another process holds the run's lock. Looks for an instant only, and changes nothing."""
-    lock = path / ".lock"
+    if directory.stored is not None and directory.stored.reading:
+        return directory.stored.is_worked_on()
+    lock = directory.path / ".lock"
     if not lock.exists():
         return False
     with lock.open("r") as file:

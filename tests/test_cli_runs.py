@@ -158,9 +158,9 @@ def test_reading_a_run_changes_nothing_in_it(here: Path, capsys) -> None:
 
 def test_a_run_is_worked_on_exactly_while_its_lock_is_held(here: Path) -> None:
     directory, space = toy_run(here / "runs", trials=2)
-    assert not is_worked_on(directory.path)
+    assert not is_worked_on(directory)
     with directory.locked():
-        assert is_worked_on(directory.path) and standing_of(directory, space).word == "running"
+        assert is_worked_on(directory) and standing_of(directory, space).word == "running"
     assert standing_of(directory, space).word == "stopped, resumable"
 
 

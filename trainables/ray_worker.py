@@ -26,6 +26,7 @@ from trainables.errors import BadCheckpoint
 from trainables.member import Job, Report
 from trainables.slots import choose_slots
 from trainables.trial_files import TrialFiles, read_last, report_as_dict
+from trainables.trial_storage import settle, storage_of
 from trainables.workers import Alone, Group
 
 __all__ = ["serve"]
@@ -123,6 +124,7 @@ class _Worker:
                     self.files[trial].finish(self.engine, self.engine.slot_of(trial))
                 else:
                     self._save(trial)
+                    self.files[trial].storage.settle()  # another engine may continue it at once
             ray.get(self.broker.released.remote(self.name, evict))
         current = static_key(self.engine.static) if self.engine is not None else None
         wanted = (self.name, current, self.slots - busy, busy, IDLE_S)
@@ -134,22 +136,23 @@ class _Worker:
         """Where a requeued trial continues: its last checkpoint, or the beginning when it has none."""
         if not job.get("resume"):
             return None
-        directory = Path(job["directory"])
+        storage = storage_of(job["directory"])
         try:
             settings = {"static": job["static"], "version": self.config["version"]}
-            return read_last(directory, family=self.family.name, **settings)
+            return read_last(storage, family=self.family.name, **settings)
         except BadCheckpoint as error:
             # Trained again from its seed the trial gives the same rows; those that were reported are not
             # repeated.
-            TrialFiles(directory, self.config["version"]).log(f"{error}; starts again from its seed")
+            TrialFiles(storage, self.config["version"]).log(f"{error}; starts again from its seed")
             return None
+        finally:
+            storage.close()
 
     def _apply(self, orders: dict[str, Any]) -> list[tuple[dict[str, Any], dict[str, Any] | None]]:
         """Evict and admit; returns the jobs that were admitted, with their checkpoints."""
         for trial in orders["evict"]:
             self.engine.evict(self.engine.slot_of(trial))
-            for known in (self.files, self.last, self.saved_at, self.retries):
-                known.pop(trial, None)
+            self._forget(trial)
         admitted = []
         for job, state in orders["admit"]:
             try:
@@ -171,7 +174,10 @@ class _Worker:
         self.engine.admit(plain, self.engine.free_slots[0], state)
         self.retries[job["trial"]] = job.get("retries", 0)
         if self.broker is not None:
-            files = self.files[job["trial"]] = TrialFiles(directory, self.config["version"])
+            storage = storage_of(job["directory"])
+            if job.get("resume"):
+                storage.bring("run.log")  # it goes on from there
+            files = self.files[job["trial"]] = TrialFiles(storage, self.config["version"])
             self.saved_at[job["trial"]] = time.monotonic()
             begun = "starts" if state is None else f"continues after epoch {state['epoch']}"
             files.log(f"trial {job['trial']} {begun} on {self.name}, retries {job.get('retries', 0)}")
@@ -206,8 +212,8 @@ class _Worker:
             reports = self.engine.run_epoch()
         except Exception:
             self.engine = None
-            for known in (self.files, self.last, self.saved_at, self.retries):
-                known.clear()
+            for trial in trials:
+                self._forget(trial)
             self._give_back(trials)
             if self.workers.count > 1:
                 raise  # the other workers may wait for this one: start the whole group again
@@ -250,10 +256,21 @@ class _Worker:
         self.saved_at[trial] = time.monotonic()
 
     def _save_all(self) -> None:
-        """Before the engine ends: every trial that is still in a slot can be continued by a later one."""
+        """Before the engine ends: every trial that is still in a slot can be continued by a later one.
+
+        What was left to upload goes now; a store that stays away raises OSError.
+        """
         if self.broker is not None and self.engine is not None:
             for slot in self.engine.occupied:
                 self._save(self.engine.members[slot].job.trial)
+        settle()
+
+    def _forget(self, trial: int) -> None:
+        """The trial is in no slot any more."""
+        if trial in self.files:
+            self.files[trial].storage.close()
+        for known in (self.files, self.last, self.saved_at, self.retries):
+            known.pop(trial, None)
 
     def _broadcast(self, content: Any) -> Any:
         if self.workers.count == 1:

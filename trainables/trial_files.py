@@ -1,4 +1,7 @@
-"""What an engine leaves in a trial's directory: checkpoints, pictures, facts and the trial's own log."""
+"""What an engine leaves of a trial: checkpoints, pictures, facts and the trial's own log.
+
+Where that is (a directory, or a folder of an object store) is `trainables.trial_storage`'s business.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,7 @@ from trainables import charts, checkpoint, keyed, static_key
 from trainables.engine import Engine
 from trainables.errors import BadCheckpoint
 from trainables.member import Report
+from trainables.trial_storage import TrialStorage
 
 __all__ = ["TrialFiles", "read_last"]
 
@@ -27,20 +31,22 @@ class TrialFiles:
     """Writes one trial's `last.pt`, `model.pt`, `figures/`, `facts/` and `run.log`, each atomically.
 
     Args:
-        directory: the trial's own directory, made when it is missing.
+        place: the trial's own directory, made when it is missing, or its storage.
         version: of this package, stored in `last.pt` so that another version refuses to continue it.
     """
 
-    def __init__(self, directory: Path, version: str) -> None:
-        self.directory, self.version = directory, version
-        (directory / "figures").mkdir(parents=True, exist_ok=True)
-        (directory / "facts").mkdir(exist_ok=True)
+    def __init__(self, place: Path | TrialStorage, version: str) -> None:
+        self.storage = place if isinstance(place, TrialStorage) else TrialStorage(place)
+        self.directory, self.version = self.storage.directory, version
+        (self.directory / "figures").mkdir(parents=True, exist_ok=True)
+        (self.directory / "facts").mkdir(exist_ok=True)
 
     def log(self, message: str) -> None:
         """One line in the trial's `run.log`, and the same to the logger `loss_search.trial`."""
         logger.info(message)
         with (self.directory / "run.log").open("a", encoding="utf-8") as file:
             file.write(f"{datetime.now(UTC):%Y-%m-%d %H:%M:%S}Z {message}\n")
+        self.storage.keep("run.log")
 
     def save_last(self, engine: Engine, slot: int, report: Report | None) -> None:
         """The whole state of the trial in `slot`, the report of its last epoch with it, and a picture."""
@@ -50,6 +56,7 @@ class TrialFiles:
         row = None if report is None else report_as_dict(report)
         static = static_key(engine.static)
         checkpoint.save({**about, "static": static, "report": row, **state}, self.directory / "last.pt")
+        self.storage.keep("last.pt")
         if member.epoch > 0 and not member.diverged:
             self._picture(engine, slot, f"{engine.family.picture.name}_epoch_{member.epoch}.png", None)
 
@@ -61,21 +68,24 @@ class TrialFiles:
         """
         member = engine.members[slot]
         if member.best_row is None:
-            (self.directory / "last.pt").unlink(missing_ok=True)
+            self.storage.remove("last.pt")
             self.log(f"trial {member.job.trial} ends after epoch {member.epoch} without a best model")
             return
         checkpoint.save(engine.stack.as_state(member.best_row), self.directory / "model.pt")
+        self.storage.keep("model.pt")
         self._picture(engine, slot, f"{engine.family.picture.name}_best.png", member.best_row)
         if member.best_vectors:
             title = f"trial {member.job.trial}, epoch {member.best_epoch}: validation"
             charts.draw_bars(member.best_vectors, self.directory / "figures" / "vectors_best.png", title)
+            self.storage.keep("figures/vectors_best.png")
         facts = {
             "epoch": member.best_epoch,
             engine.objective: engine.sign * member.best_value,
             **member.best_vectors,
         }
         write_json(self.directory / "facts" / "best.json", facts)
-        (self.directory / "last.pt").unlink(missing_ok=True)
+        self.storage.keep("facts/best.json")
+        self.storage.remove("last.pt")
         self.log(f"trial {member.job.trial} ends after epoch {member.epoch}, best epoch {member.best_epoch}")
 
     def _picture(self, engine: Engine, slot: int, name: str, row: torch.Tensor | None) -> None:
@@ -88,7 +98,8 @@ class TrialFiles:
         on_cpu = [{key: tensor.cpu() for key, tensor in tensors.items()} for tensors in (batch, outputs)]
         title = f"trial {member.job.trial}, epoch {epoch} of {member.job.epochs}"
         engine.family.draw(*on_cpu, engine.data.facts, path, title)
-        self.log(f"[VISUALIZATION] Saved: {path}")
+        self.storage.keep(f"figures/{name}")
+        self.log(f"[VISUALIZATION] Saved: {self.storage.shown(f'figures/{name}')}")
 
 
 def _sample(engine: Engine) -> torch.Tensor:
@@ -113,15 +124,16 @@ def report_as_dict(report: Report) -> dict[str, Any]:
 
 
 def read_last(
-    directory: Path, *, family: str, static: Mapping[str, Any], version: str
+    place: Path | TrialStorage, *, family: str, static: Mapping[str, Any], version: str
 ) -> dict[str, Any] | None:
     """The state in `last.pt`, or None when the trial has none yet.
 
     Raises BadCheckpoint when it is torn, or was written for another family, static setting, format or
     version.
     """
-    path = directory / "last.pt"
-    if not path.exists():
+    storage = place if isinstance(place, TrialStorage) else TrialStorage(place)
+    path = storage.bring("last.pt")
+    if path is None:
         return None
     state = checkpoint.load(path)
     expected = {

@@ -1,0 +1,254 @@
+"""A run that is kept in an object store: where `--out` points, how its files lie there, who may write.
+
+    <uri>/<run>/session                          who wrote last: tells whether a local copy is of use
+    <uri>/<run>/lock/<nonce>                     the driver that works on the run, rewritten every cycle
+    <uri>/<run>/study.journal.pieces/<offset>    a log in pieces, for objects cannot be appended to
+    <uri>/<run>/space.yaml, epochs/..., trials/<n>/..., report/...   as in a run directory
+
+The driver works on a copy on its own disk, where appending, renaming and locking mean what they say;
+`search.mirror` uploads what changes. Engines write their trials' files to the store themselves
+(`trainables.trial_storage`), so they are nobody else's to upload or to remove: `ENGINE_FILES`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import secrets
+import socket
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from search.errors import BadInput, Incomplete
+from trainables.object_store import BadUri, ObjectStore, is_uri, reason
+
+__all__ = [
+    "ENGINE_FILES",
+    "LOGS",
+    "Location",
+    "StoreLock",
+    "cache_directory",
+    "place_of",
+    "piece_name",
+    "pieces_in",
+    "unusable",
+    "work_directory",
+]
+
+LOGS = ("study.journal", "events.jsonl", "run.log")  # grow at their end; the study knows what events tell
+PIECES = ".pieces"
+PIECE = re.compile(r"(.+)\.pieces/(\d{16})")
+ENGINE_FILES = re.compile(r"(trials|confirm)/\d+/(model\.pt|last\.pt|run\.log|figures/.+|facts/.+)")
+STALE_S = 60.0  # a lock that was not renewed for so long, by the store's own clock, counts for nothing
+
+
+@dataclass(frozen=True)
+class Location:
+    """A URI that holds runs, as a directory would. `location / name` is what lies below it."""
+
+    uri: str
+
+    def __truediv__(self, name: str) -> Location:
+        return Location(self.store.uri_of(name))
+
+    def __str__(self) -> str:
+        return self.uri
+
+    @property
+    def store(self) -> ObjectStore:
+        try:
+            return ObjectStore(self.uri)
+        except BadUri as error:
+            raise BadInput(f"--out {_without_secret(self.uri)}: {error}") from error
+
+    @property
+    def name(self) -> str:
+        return self.store.root.rpartition("/")[2]
+
+    @property
+    def parent(self) -> Location:
+        store = self.store
+        above = store.root.rpartition("/")[0] or store.root
+        return Location(store.uri.replace(store.root, above, 1))
+
+    def require(self, *, writable: bool) -> ObjectStore:
+        """The store, after one look (and one object written and removed). Raises BadInput with the cause."""
+        store = self.store
+        probe = f".probe-{secrets.token_hex(6)}"
+        try:
+            if not store.has_bucket():
+                raise BadInput(
+                    f"{self}: there is no bucket {store.bucket!r}, or it cannot be seen with these credentials"
+                )
+            if writable:
+                store.put(probe, b"")
+                store.remove(probe)
+        except OSError as error:
+            raise BadInput(f"{self}: {unusable(error)}") from error
+        return store
+
+
+def place_of(text: str | Path) -> Path | Location:
+    """What `--out` means: a directory, or a URI. Raises BadInput for a URI that cannot be used."""
+    if not is_uri(str(text)):
+        return Path(text)
+    location = Location(str(text))
+    return Location(location.store.uri)
+
+
+def work_directory(uri: str) -> Path:
+    """Where a driver on this machine keeps its copies of the runs below `uri`."""
+    return _own_directory("XDG_STATE_HOME", ".local/state", uri)
+
+
+def cache_directory(uri: str) -> Path:
+    """Where commands that read keep their copies of the runs below `uri`."""
+    return _own_directory("XDG_CACHE_HOME", ".cache", uri)
+
+
+def pieces_in(names: Any) -> dict[str, list[str]]:
+    """The pieces of each log among the names of a run's objects, in order."""
+    found: dict[str, list[str]] = {}
+    for name in sorted(names):
+        match = PIECE.fullmatch(name)
+        if match is not None and match[1] in LOGS:
+            found.setdefault(match[1], []).append(name)
+    return found
+
+
+def piece_name(log: str, offset: int) -> str:
+    return f"{log}{PIECES}/{offset:016d}"
+
+
+class StoreLock:
+    """The right to write a run in a store. One object a holder, below `lock/`, rewritten by `renew`.
+
+    Whoever wants it writes its own object and then looks for others: stores are consistent, so of two that
+    try at once at least one sees the other. A holder counts while its object is younger than `STALE_S` by the
+    store's clock, and not at all when it was a process of this machine that has ended.
+    """
+
+    def __init__(self, store: ObjectStore, shown: str) -> None:
+        self.store, self.shown = store, shown
+        self.nonce = secrets.token_hex(8)
+        self.name = f"lock/{self.nonce}"
+
+    def acquire(self) -> None:
+        """Raises BadInput, with who holds it and for how long that still counts."""
+        self.store.put(self.name, self._about())
+        try:
+            for name, holder in self.holders(self.store, self.name).items():
+                if holder["alive"]:
+                    where = f"process {holder['pid']} on {holder['host']}"
+                    raise BadInput(
+                        f"{self.shown}: another loss-search ({where}) works on this run, seen "
+                        f"{holder['age_s']:.0f} s ago; wait for it, or stop it there with: kill -INT "
+                        f"{holder['pid']}. If it is dead, its lock ends in {STALE_S - holder['age_s']:.0f} s"
+                    )
+                self.store.remove(name)
+        except BaseException:
+            self.store.remove(self.name)
+            raise
+
+    def renew(self) -> None:
+        """Say that this driver lives. Raises Incomplete when another one has taken the run over meanwhile."""
+        if self.name not in self.store.list("lock"):
+            raise Incomplete(
+                f"{self.shown}: another loss-search has taken this run over, because this one could not reach "
+                "the store for a while; what is there now is that one's"
+            )
+        self.store.put(self.name, self._about())
+
+    def release(self) -> None:
+        self.store.remove(self.name)
+
+    @staticmethod
+    def holders(store: ObjectStore, own: str | None = None) -> dict[str, dict[str, Any]]:
+        """Every other lock object: `pid`, `host`, `age_s` by the store's clock, and whether it is `alive`."""
+        stored = store.list("lock")
+        written = stored[own].written if own in stored else None
+        now = written or max((one.written for one in stored.values()), default=None)
+        found = {}
+        for name, one in stored.items():
+            if name == own:
+                continue
+            try:
+                about = json.loads(store.get(name))
+                holder = {"pid": int(about["pid"]), "host": str(about["host"])[:100], "boot": about["boot"]}
+            except FileNotFoundError:
+                continue  # let go of meanwhile
+            except (ValueError, KeyError, TypeError):
+                holder = {"pid": 0, "host": "an unknown machine", "boot": None}
+            age_s = (now - one.written).total_seconds()
+            dead = holder["boot"] == _boot() and not _is_process(holder["pid"])
+            found[name] = {**holder, "age_s": age_s, "alive": age_s < STALE_S and not dead}
+        return found
+
+    @staticmethod
+    def is_held(store: ObjectStore) -> bool:
+        """Whether a driver works on the run now; asks the clock of this machine where nothing else tells."""
+        now = datetime.now().astimezone()
+        holders = StoreLock.holders(store)
+        stored = store.list("lock")
+        return any(
+            holder["alive"] and (now - stored[name].written).total_seconds() < 2 * STALE_S
+            for name, holder in holders.items()
+            if name in stored
+        )
+
+    def _about(self) -> bytes:
+        return json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "boot": _boot()}).encode()
+
+
+def unusable(error: OSError) -> str:
+    """Why a store cannot be used, and what to do."""
+    said = reason(error)
+    lower = said.lower()
+    if "access denied" in lower or "forbidden" in lower or "acl" in lower:
+        return f"permission is missing ({said}); the credentials must allow to list, read, write and delete"
+    if any(word in lower for word in ("credential", "signature", "access key", "invalidaccesskeyid")):
+        return (
+            f"the credentials are missing or wrong ({said}); set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+        )
+    if "no such bucket" in lower:
+        return f"there is no such bucket ({said})"
+    if "network connection" in lower or "connect" in lower or "timed out" in lower or "resolve" in lower:
+        return f"cannot be reached ({said}); check the network, and AWS_ENDPOINT_URL where it is no Amazon S3"
+    return f"cannot be used ({said})"
+
+
+def _own_directory(variable: str, otherwise: str, uri: str) -> Path:
+    home = os.environ.get(variable)
+    base = Path(home) if home and Path(home).is_absolute() else Path.home() / otherwise
+    store = ObjectStore(uri)
+    digest = hashlib.blake2b(store.explicit_uri().encode(), digest_size=6).hexdigest()
+    return base / "loss-search" / f"{store.scheme}-{digest}"
+
+
+def _without_secret(uri: str) -> str:
+    """A refused URI as it may be shown: nothing of what stands before an `@` or after a `?`."""
+    scheme, _, rest = uri.partition("://")
+    return f"{scheme}://{rest.partition('?')[0].rpartition('@')[2]}"
+
+
+def _boot() -> str:
+    """This machine since it was started, and which of its processes can be seen from here."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:  # another system than Linux: only the age of a lock tells
+        return secrets.token_hex(8)
+
+
+def _is_process(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
