@@ -85,7 +85,8 @@ class Copy:
                     self._index.pop(name, None)
 
     def _run_files(self) -> dict[str, Stored]:
-        pieces = {name for names in pieces_in(found := self.store.list()).values() for name in names}
+        found = self.store.list()
+        pieces = {name for names in pieces_in(found).values() for name in names}
         return {
             name: about
             for name, about in found.items()
@@ -167,8 +168,8 @@ def fetch_run(run: str | Location, to: Path, *, everything: bool = False) -> lis
             was fetched before is brought up to date.
         everything: the files of all trials.
 
-    Returns lines that say what is there. Raises BadInput when the store or `to` cannot be used, or there is no
-    such run, and DamagedRun when it is no run.
+    Returns lines that say what is there. Raises BadInput when the store or `to` cannot be used, or when
+    there is no such run, and DamagedRun when it is no run.
     """
     location = run if isinstance(run, Location) else Location(run)
     store = location.require(writable=False)

@@ -53,7 +53,7 @@ class _Log:
 
 @dataclass
 class _Look:
-    """What is to be uploaded: `ends` of the logs, `tables` with what they held at that moment, other names."""
+    """What is to be uploaded: `ends` of the logs, `tables` with what they held then, names of other files."""
 
     files: dict[str, Signature]
     ends: dict[str, int]
@@ -206,9 +206,9 @@ class Mirror:
 
     def _lost(self, error: OSError, seconds: float) -> Incomplete:
         return Incomplete(
-            f"{self.store.uri}: could not be written for {seconds:.0f} s ({reason(error)}); what is not there is "
-            f"in {self.local}, which is kept. When the store can be reached again, continue on this machine "
-            f"with: loss-search resume {self.lock.shown}"
+            f"{self.store.uri}: could not be written for {seconds:.0f} s ({reason(error)}); what is not "
+            f"there is in {self.local}, which is kept. When the store can be reached again, continue on "
+            f"this machine with: loss-search resume {self.lock.shown}"
         )
 
     # ------------------------------------------------------------------ looking
@@ -236,8 +236,8 @@ class Mirror:
         missing = [name for name in FIRST_FILES if name not in files]
         if missing:  # removals are followed, but not that of the run itself
             raise Incomplete(
-                f"{self.local}: {', '.join(missing)} vanished from the local copy of {self.store.uri}, which stays "
-                f"as it is; continue with: loss-search resume {self.lock.shown}"
+                f"{self.local}: {', '.join(missing)} vanished from the local copy of {self.store.uri}, which "
+                f"stays as it is; continue with: loss-search resume {self.lock.shown}"
             )
         changed = [name for name, signature in files.items() if self._uploaded.get(name) != signature]
         tables = {}

@@ -88,7 +88,7 @@ class RunDirectory:
 
     @contextmanager
     def kept(self) -> Iterator[None]:
-        """For a run in a store: hold it there and keep it up to date until the block ends; see `StoredRun`."""
+        """For a run in a store: hold it there and keep it up to date until the block ends (`StoredRun`)."""
         if self.stored is None:
             yield
         else:
@@ -202,8 +202,9 @@ class RunDirectory:
             raise DamagedRun(f"{directory.environment}: has no `format`; is this a run of loss-search?")
         if written["format"] > FORMAT:
             raise DamagedRun(
-                f"{directory.shown}: was written by loss-search {written.get('versions', {}).get('loss-search')} in "
-                f"format {written['format']}; this is {version()}, which reads up to {FORMAT}: upgrade it"
+                f"{directory.shown}: was written by loss-search "
+                f"{written.get('versions', {}).get('loss-search')} in format {written['format']}; "
+                f"this is {version()}, which reads up to {FORMAT}: upgrade it"
             )
         return directory
 

@@ -82,7 +82,7 @@ class Location:
         try:
             if not store.has_bucket():
                 raise BadInput(
-                    f"{self}: there is no bucket {store.bucket!r}, or it cannot be seen with these credentials"
+                    f"{self}: there is no bucket {store.bucket!r}, or these credentials cannot see it"
                 )
             if writable:
                 store.put(probe, b"")
@@ -136,6 +136,7 @@ class StoreLock:
         self.store, self.shown = store, shown
         self.nonce = secrets.token_hex(8)
         self.name = f"lock/{self.nonce}"
+        self.session: bytes | None = None  # what `session` holds while the run is this driver's
 
     def acquire(self) -> None:
         """Raises BadInput, with who holds it and for how long that still counts."""
@@ -156,12 +157,19 @@ class StoreLock:
 
     def renew(self) -> None:
         """Say that this driver lives. Raises Incomplete when another one has taken the run over meanwhile."""
-        if self.name not in self.store.list("lock"):
+        stored = self.store.list("lock")
+        if self.name not in stored and (stored or not self._is_my_session()):
             raise Incomplete(
-                f"{self.shown}: another loss-search has taken this run over, because this one could not reach "
-                "the store for a while; what is there now is that one's"
+                f"{self.shown}: another loss-search has taken this run over, because this one could not "
+                "reach the store for a while; what is there now is that one's"
             )
         self.store.put(self.name, self._about())
+
+    def _is_my_session(self) -> bool:
+        try:
+            return self.session is None or self.store.get("session") == self.session
+        except FileNotFoundError:
+            return True
 
     def release(self) -> None:
         self.store.remove(self.name)
@@ -208,7 +216,12 @@ def unusable(error: OSError) -> str:
     """Why a store cannot be used, and what to do."""
     said = reason(error)
     lower = said.lower()
-    if "access denied" in lower or "forbidden" in lower or "acl" in lower:
+    if not _has_credentials() and "network" not in lower:
+        return (
+            f"no credentials were found ({said}); set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, use "
+            "~/.aws, or give the machine a role"
+        )
+    if "access denied" in lower or "forbidden" in lower:
         return f"permission is missing ({said}); the credentials must allow to list, read, write and delete"
     if any(word in lower for word in ("credential", "signature", "access key", "invalidaccesskeyid")):
         return (
@@ -219,6 +232,13 @@ def unusable(error: OSError) -> str:
     if "network connection" in lower or "connect" in lower or "timed out" in lower or "resolve" in lower:
         return f"cannot be reached ({said}); check the network, and AWS_ENDPOINT_URL where it is no Amazon S3"
     return f"cannot be used ({said})"
+
+
+def _has_credentials() -> bool:
+    """Whether S3's credentials are where they usually are. A machine's own role cannot be seen from here."""
+    named = ("AWS_ACCESS_KEY_ID", "AWS_PROFILE", "AWS_ROLE_ARN", "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI")
+    files = (Path.home() / ".aws" / name for name in ("credentials", "config"))
+    return any(os.environ.get(name) for name in named) or any(file.is_file() for file in files)
 
 
 def _own_directory(variable: str, otherwise: str, uri: str) -> Path:

@@ -1,7 +1,7 @@
 """A run directory whose truth at rest is a store: the local copy that stands for it while a command works.
 
     to read    a copy that follows the store (`search.fetching.Copy`); a trial's files come when asked for
-    to write   lock the run there ─► make the working copy ─► mirror it ─► last upload, unlock, remove the copy
+    to write   lock the run there ─► make the working copy ─► mirror it ─► last upload, unlock
 
 A working copy that a killed driver left on this machine is ahead of the store. It is taken up again when
 nobody else has written the run since: `session`, there, and `<run>.session`, here, tell. The working copy is
@@ -135,9 +135,11 @@ class StoredRun:
         if self.mirror is not None:  # a command within a command
             yield
             return
-        self.location.require(writable=True)
+        self.location.require(writable=False)  # whether it may be written shows with the lock
         lock = StoreLock(self.store, self.location.uri)
         try:
+            if not self.path.is_dir():
+                require_run(self.location, self.store)
             lock.acquire()
             known = self._working_copy()
             self.mirror = Mirror(self.path, self.store, lock, known)
@@ -201,6 +203,7 @@ class StoredRun:
         nonce = secrets.token_hex(8)
         self.store.put("session", nonce.encode())
         self._session_path.write_text(nonce, encoding="ascii")
+        self.mirror.lock.session = nonce.encode()
 
     def _end(self, lock: StoreLock, error: BaseException | None) -> None:
         """The last upload. What went wrong before is worth more than what goes wrong here."""

@@ -207,7 +207,7 @@ def _parsed(uri: str) -> tuple[str, str, dict[str, str]]:
         raise BadUri("its endpoint_override must not carry credentials")
     path = parts.path.rstrip("/")
     root = path if scheme == "file" else f"{parts.netloc}{path}"
-    if not root.strip("/") or (scheme == "file" and parts.netloc):
+    if not root.strip("/") or (scheme == "file") == bool(parts.netloc):
         raise BadUri(
             "names no bucket, as in s3://bucket/prefix" if scheme != "file" else "names no directory"
         )

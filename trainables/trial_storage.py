@@ -177,7 +177,7 @@ UPLOADS = _Uploads()
 
 
 def settle(within_s: float = SETTLE_S) -> None:
-    """Return when this process has uploaded all that it was asked to. Raises OSError when that takes longer."""
+    """Return when this process has uploaded what it was asked to. Raises OSError when that takes longer."""
     UPLOADS.settle(within_s)
 
 

@@ -1,0 +1,77 @@
+"""trainables/trial_storage.py: a trial's files in a folder of a store, behind the training."""
+
+from __future__ import annotations
+
+import pytest
+
+from trainables import trial_storage
+from trainables.object_store import ObjectStore
+from trainables.trial_storage import StoredTrial, TrialStorage, settle, storage_of
+
+
+@pytest.fixture
+def store(tmp_path):
+    return ObjectStore(f"file://{tmp_path}/store")
+
+
+def test_a_path_is_a_directory_and_a_uri_a_folder_of_a_store(tmp_path):
+    assert type(storage_of(str(tmp_path))) is TrialStorage
+    assert type(storage_of(f"file://{tmp_path}/store/trials/0")) is StoredTrial
+
+
+def test_another_engine_finds_what_was_kept(store):
+    first, second = StoredTrial(store.uri_of("trials/0")), StoredTrial(store.uri_of("trials/0"))
+    (first.directory / "last.pt").write_bytes(b"state")
+    first.keep("last.pt")
+    assert first.directory != second.directory
+    assert second.bring("last.pt").read_bytes() == b"state" and second.bring("other.pt") is None
+
+
+def test_a_removed_file_is_gone_for_everyone(store):
+    trial = StoredTrial(store.uri_of("trials/0"))
+    (trial.directory / "last.pt").write_bytes(b"state")
+    trial.keep("last.pt")
+    trial.remove("last.pt")
+    settle()
+    assert store.list() == {} and trial.bring("last.pt") is None
+
+
+def test_the_directory_in_front_goes_when_its_files_are_in_the_store(store):
+    trial = StoredTrial(store.uri_of("trials/0"))
+    (trial.directory / "model.pt").write_bytes(b"model")
+    trial.keep("model.pt")
+    trial.close()
+    settle()
+    assert store.get("trials/0/model.pt") == b"model" and not trial.directory.exists()
+
+
+def test_a_store_that_is_away_is_tried_again_in_the_same_order(store, tmp_path, caplog):
+    trial = StoredTrial(store.uri_of("trials/0"))
+    blocked = tmp_path / "store"
+    blocked.write_bytes(b"")  # a file where the store's directory should be: nothing can be written
+    for name in ("model.pt", "facts.json"):
+        (trial.directory / name).write_text(name)
+        trial.keep(name)
+    trial.remove("model.pt")
+    (trial.directory / "facts.json").write_text("newer")
+    trial.keep("facts.json")
+    with pytest.raises(OSError, match="did not end within"):
+        settle(0.3)
+    blocked.unlink()
+    settle()
+    assert {name: store.get(name) for name in store.list()} == {"trials/0/facts.json": b"newer"}
+
+
+def test_a_store_that_stays_away_is_an_error_for_the_engine(store, tmp_path, monkeypatch):
+    monkeypatch.setattr(trial_storage, "AWAY_S", 0.2)
+    trial = StoredTrial(store.uri_of("trials/0"))
+    blocked = tmp_path / "store"
+    blocked.write_bytes(b"")
+    (trial.directory / "model.pt").write_text("x")
+    trial.keep("model.pt")
+    with pytest.raises(OSError, match="did not end within"):
+        settle(0.8)
+    with pytest.raises(OSError, match="not reachable for"):
+        trial.keep("model.pt")
+    blocked.unlink()
+    settle()
