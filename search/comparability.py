@@ -59,8 +59,8 @@ def _warnings(runs: Sequence[Searched], metric: str) -> Iterator[str]:
             yield f"other versions of {package}: the same configuration may give another score"
     if not any(run.confirmed for run in runs):
         yield (
-            "no run is confirmed: each best score is the luckiest of many, of one seed; "
-            "`loss-search confirm RUN` measures what it is worth"
+            "no run is confirmed: each best score is the luckiest of many, of one seed; measure what it is "
+            "worth with loss-search confirm RUN"
         )
 
 

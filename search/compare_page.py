@@ -12,13 +12,13 @@ from search.page import DataTable, Figure, TableColumn, render
 
 __all__ = ["comparison_page"]
 
-LONG = ("configurations", "differences")  # tables that one sorts and filters
+FEW = 10  # rows that one reads without sorting and filtering
 
 
 def comparison_page(facts: Mapping[str, Any]) -> str:
     """The page about `facts`, which `search.compare.compare` found."""
     names = [f"{letter} {run['run']}" for letter, run in zip(letters(facts), facts["runs"], strict=True)]
-    curves = curves_data(facts, names)
+    curves = curves_data(facts, letters(facts))
     figure = Figure(
         "curves",
         "Best so far at the same budget",
@@ -40,15 +40,16 @@ def comparison_page(facts: Mapping[str, Any]) -> str:
         ],
         warnings=facts["warnings"],
         figure=figure,
-        short=[_plain(table) for table in tables if table.name not in LONG],
-        long=[(_sortable(table, facts, names), table.note) for table in tables if table.name in LONG],
+        tables={table.name: _shown(table, facts, names) for table in tables},
         none=facts["why_none_in_common"],
     )
 
 
-def _plain(table: Shown) -> dict[str, Any]:
+def _shown(table: Shown, facts: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """A table as the template takes it; a long one can be sorted and filtered."""
     numeric = [index for index, head in enumerate(table.heads) if head in table.numeric]
-    return {**table._asdict(), "numeric": numeric}
+    sortable = _sortable(table, facts, names) if len(table.rows) > FEW else None
+    return {**table._asdict(), "numeric": numeric, "sortable": sortable}
 
 
 def _sortable(table: Shown, facts: Mapping[str, Any], names: Sequence[str]) -> DataTable:

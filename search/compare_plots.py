@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from search import drawing
-from search.drawing import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILLION, literal, shortened
+from search.drawing import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, SKY, VERMILLION
 from search.page import value
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ class Curves:
 
 
 def curves_data(facts: Mapping[str, Any], names: Sequence[str]) -> Curves:
-    """The curves of a comparison, cut where the shortest run ended."""
+    """The curves of a comparison, cut where the shortest run ended; `names` are short."""
     budget = facts["budget"]
     epochs, best = [], []
     for curve in facts["curves"]:
@@ -75,7 +75,7 @@ def draw_curves(data: Curves) -> Figure:
             linewidth=1.8,
             marker="os^Dv<>P"[index % 8],
             markersize=3.5,
-            label=literal(shortened(name)),
+            label=name,
         )
         dashes = DASHES[index // len(COLOURS)]
         if dashes[0] is not None:

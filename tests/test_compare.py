@@ -446,21 +446,22 @@ def test_a_page_is_written_whole_with_every_name_as_text(here: Path) -> None:
 @pytest.mark.slow
 @needs_chromium
 def test_the_page_fits_a_desk_and_a_phone_and_sorts_what_runs_have_in_common(tmp_path: Path) -> None:
+    space, values = toy_space(tmp_path), [0.5, 0.7, 0.6, 0.8, 0.1, 0.3, 0.2, 0.9, 0.4, 0.35, 0.65, 0.15]
+    trials = [row(number, value) for number, value in enumerate(values)]
+    curves = {number: [value] for number, value in enumerate(values)}
+    runs = [searched(space, trials, curves, name) for name in ("a", "b")]
     path = tmp_path / "compare.html"
-    path.write_text(comparison_page(plain(two(tmp_path))))
+    path.write_text(comparison_page(plain(compare(runs, "selection_accuracy", 1.0))))
     with chromium() as driver:
         for size in (DESKTOP, PHONE):
             show(driver, path, size)
             assert overflow(driver) <= 0 and complaints(driver) == [] and requests(driver) == []
-        head = next(
-            button
-            for button in driver.find_elements("css selector", "#configurations th button")
-            if button.text == "A"
-        )
-        cells = "#configurations tbody tr td:nth-child(3)"
+        heads = driver.find_elements("css selector", "#configurations th button")
+        ours = next(place for place, head in enumerate(heads) if head.text == "A")
+        cells = f"#configurations tbody tr td:nth-child({ours + 1})"
         orders = []
         for _ in range(2):
-            driver.execute_script("arguments[0].click()", head)
-            orders.append([cell.text for cell in driver.find_elements("css selector", cells)])
-        assert sorted(orders) == [["0.6", "0.7"], ["0.7", "0.6"]]
+            driver.execute_script("arguments[0].click()", heads[ours])
+            orders.append([float(cell.text) for cell in driver.find_elements("css selector", cells)])
+        assert sorted(orders) == [sorted(values), sorted(values, reverse=True)]
         assert complaints(driver) == []

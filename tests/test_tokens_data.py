@@ -230,7 +230,9 @@ def test_synthetic_met_is_what_the_tokens_leave_unbalanced(invisible: float, agr
     """Momenta are read back through the scales, which a fit of log pT and of MET recovers."""
     from trainables import tokens_data
 
-    ids, met, kinematics = tokens_data._drawn(4096, tokens_data.TYPES[:7], invisible, np.random.default_rng(0))
+    ids, met, kinematics = tokens_data._drawn(
+        4096, tokens_data.TYPES[:7], invisible, np.random.default_rng(0)
+    )
     energy, pt, eta, phi = kinematics.transpose(2, 0, 1)
     assert (ids > 0).any(1).all() and not kinematics[ids == 0].any()
     assert (energy[ids > 0] >= (pt * np.cosh(eta))[ids > 0] * (1 - 1e-12)).all()
