@@ -51,7 +51,7 @@ def read_searched(directory: RunDirectory, space: Space, metric: str) -> Searche
     wanted = num_trials(space)
     searched = [row for row in trials if row["phase"] == "search"]
     finished = said == "finish" and sum(row["state"] in ENDED for row in searched) >= wanted
-    standing = Standing(finished, is_worked_on(directory.path), wanted, searched, (), ())
+    standing = Standing(finished, is_worked_on(directory), wanted, searched, (), ())
     return Searched(
         name=directory.name,
         path=shown_path(directory.path),

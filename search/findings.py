@@ -52,7 +52,7 @@ def gather(directory: RunDirectory, space: Space) -> Found:
     names = ("trial", "epoch", objective)
     columns = [table[name].to_numpy() if name in table.column_names else np.zeros(0) for name in names]
     before = stored_object(directory.report / "summary.json")
-    running = is_worked_on(directory.path)
+    running = is_worked_on(directory)
     return Found(
         directory,
         space,
