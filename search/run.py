@@ -27,7 +27,7 @@ from search.events import EventLog, phase_of, read_events
 from search.progress import Snapshot, snapshot_of
 from search.record import Recorder, restore
 from search.run_directory import RunDirectory, environment, file_digest
-from search.space import Space, load_space
+from search.space import Space, fingerprint_of, load_space
 from search.stopping import StopRules
 from search.study import Asked, Study
 from search.tables import column_kinds, trial_rows
@@ -112,7 +112,7 @@ class Run:
     def create(cls, space: Space, out: Path) -> RunDirectory:
         """A new run directory for `space`, with what is needed to open and to resume it."""
         directory = RunDirectory.create(out, space.name)
-        cls._write_space(directory, space)
+        cls._write_space(directory, space.resolved())
         about = {**environment(), "fingerprint": space.fingerprint()}
         if space.data["path"] is not None:
             about["data_sha256"] = file_digest(Path(space.data["path"]))
@@ -130,22 +130,25 @@ class Run:
         except BadInput as error:
             raise DamagedRun(f"the run's own space cannot be read any more: {error}") from error
         about = json.loads(directory.environment.read_text(encoding="utf-8"))
-        if about.get("fingerprint") != space.fingerprint():
+        # The file as it was written, too: a later version has settings that it lacks, at their defaults.
+        written = yaml.safe_load(directory.space.read_text(encoding="utf-8"))
+        if about.get("fingerprint") not in (space.fingerprint(), fingerprint_of(written)):
             raise DamagedRun(
                 f"{directory.space}: was edited since the run began, so its trials belong to another space; "
                 "restore the file, or start a new run with it"
             )
         if extra_trials:
             space = load_space(str(directory.space), trials=space.budget.trials + extra_trials)
-            cls._write_space(directory, space)
+            written["budget"]["trials"] = space.budget.trials
+            cls._write_space(directory, written)
         return space
 
     @staticmethod
-    def _write_space(directory: RunDirectory, space: Space) -> None:
+    def _write_space(directory: RunDirectory, resolved: Mapping[str, Any]) -> None:
         temporary = directory.space.with_suffix(".tmp")
         temporary.write_text(
             "# The space of this run as it was resolved, every default written out.\n"
-            + yaml.safe_dump(space.resolved(), sort_keys=False, allow_unicode=True),
+            + yaml.safe_dump(dict(resolved), sort_keys=False, allow_unicode=True),
             encoding="utf-8",
         )
         os.replace(temporary, directory.space)

@@ -15,7 +15,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from search import parameters
 from search.errors import BadSpace, nearest
@@ -30,7 +30,16 @@ from trainables import FAMILIES
 if TYPE_CHECKING:
     from trainables.family import Family
 
-__all__ = ["Budget", "Parameter", "Preset", "Space", "load_space", "shipped_spaces", "traps"]
+__all__ = [
+    "Budget",
+    "Parameter",
+    "Preset",
+    "Space",
+    "fingerprint_of",
+    "load_space",
+    "shipped_spaces",
+    "traps",
+]
 
 SECTIONS = (
     "name", "family", "data", "budget", "objective", "static", "knobs", "start_from", "search", "stop",
@@ -158,10 +167,7 @@ class Space:
 
         `budget.epochs` counts, for schedules are fractions of it: half of 20 epochs is no trial of 10.
         """
-        plain = self.resolved()
-        plain["budget"] = self.budget.epochs
-        plain.pop("experiment", None)
-        return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
+        return fingerprint_of(self.resolved())
 
     def _settings(self) -> dict[str, object]:
         family = self.family
@@ -200,6 +206,13 @@ def load_space(
     from search.space_lines import read_parts  # needs torch, through the families' declarations
 
     return Space(path=shown, text=text, **read_parts(root, family_name, stem, complaints))
+
+
+def fingerprint_of(resolved: Mapping[str, Any]) -> str:
+    """`Space.fingerprint` of the values that `Space.resolved` gave, as a file of any version has them."""
+    plain = {key: value for key, value in resolved.items() if key != "experiment"}
+    plain["budget"] = plain["budget"]["epochs"]
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
 
 def shipped_spaces() -> list[tuple[str, str, str]]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import json
 
 import pytest
+import yaml
 from toy_run import message, play, toy_space
 
 from search.cli import main
@@ -13,6 +15,7 @@ from search.events import read_events
 from search.record import read_epochs, read_trials
 from search.run import Run
 from search.run_directory import RunDirectory
+from search.space import fingerprint_of
 
 
 def placed(trial: int, epoch: int, accuracy: float, epochs: int = 4, **flags) -> dict:
@@ -153,6 +156,26 @@ def test_an_edited_space_is_refused_with_what_to_do(tmp_path):
         pass
     text = directory.space.read_text()
     directory.space.write_text(text.replace("epochs: 4", "epochs: 5"))
+    with pytest.raises(DamagedRun, match="was edited since the run began"):
+        Run.stored_space(directory)
+
+
+def test_a_run_from_before_its_family_had_a_setting_is_read_and_extended(tmp_path):
+    directory, run = opened(tmp_path)
+    with run:
+        pass
+    written = yaml.safe_load(directory.space.read_text())
+    del written["data"]["noise"]  # as a version wrote it whose family had no such setting
+    directory.space.write_text(yaml.safe_dump(written))
+    about = json.loads(directory.environment.read_text())
+    about["fingerprint"] = fingerprint_of(written)
+    directory.environment.write_text(json.dumps(about))
+    for extra in (0, 5, 0):
+        space = Run.stored_space(directory, extra_trials=extra)
+        assert space.data["noise"] == space.family.data_settings["noise"].default
+    assert space.budget.trials == 11
+    written["data"]["seed"] = 7
+    directory.space.write_text(yaml.safe_dump(written))
     with pytest.raises(DamagedRun, match="was edited since the run began"):
         Run.stored_space(directory)
 
