@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -136,6 +137,7 @@ def resume(
         return
     options = _options(engines, workers_per_engine, slots, address, verbose)
     checked = check_data(asked, workers_per_engine, seek_traps=False)  # they were said when it began
+    checked = replace(checked, warnings=(*checked.warnings, *_other_versions(directory)))
     if more:
         with directory.locked():
             asked = Run.stored_space(directory, more)
@@ -197,8 +199,6 @@ def train(
       loss-search train beta_vae --config runs/beta_vae-20260131-120000/report/recommended.yaml
       loss-search train beta_vae --config recommended.yaml --seed 1 --out models/second-seed
     """
-    from dataclasses import replace
-
     from search.configuration import known_family, load_configuration
     from search.training import train as train_one
 
@@ -244,6 +244,15 @@ def _options(
     options = Options(engines, workers_per_engine, slots_of(slots), address, verbose)
     plan_engines(options.engines, options.workers_per_engine, options.slots, options.address)
     return options
+
+
+def _other_versions(directory: RunDirectory) -> list[str]:
+    changed = directory.changed_versions()
+    if not changed:
+        return []
+    listed = ", ".join(f"{name} {began} (now {now})" for name, (began, now) in changed.items())
+    again = "; trials in progress start again from their seed" if "loss-search" in changed else ""
+    return [f"the run began with {listed}: new rows may differ from its first ones{again}."]
 
 
 def _more(trials: str | None) -> int:

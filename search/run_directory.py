@@ -208,6 +208,12 @@ class RunDirectory:
             )
         return directory
 
+    def changed_versions(self) -> dict[str, tuple[str, str]]:
+        """{package: (version when the run began, version now)} of the packages that are not the same."""
+        began = json.loads(self.environment.read_text(encoding="utf-8")).get("versions", {})
+        now = environment_versions()
+        return {name: (began[name], now[name]) for name in now if name in began and began[name] != now[name]}
+
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the run for one driver.
@@ -241,12 +247,17 @@ def _location(run: str, out: Path | Location) -> Location | None:
     return out / run if isinstance(out, Location) and "/" not in run else None
 
 
+def environment_versions() -> dict[str, str]:
+    """Versions of Python and of the packages on which a run's numbers depend."""
+    versions = {package: importlib.metadata.version(package) for package in PACKAGES}
+    return {"python": platform.python_version(), **versions}
+
+
 def environment() -> dict[str, Any]:
     """What a run was made with: format, versions, git commit, machine. Nothing of the process environment."""
-    versions = {package: importlib.metadata.version(package) for package in PACKAGES}
     return {
         "format": FORMAT,
-        "versions": {"python": platform.python_version(), **versions},
+        "versions": environment_versions(),
         "git_commit": _git_commit(),
         "machine": {"system": platform.platform(), "processor": platform.machine(), "cores": os.cpu_count()},
         "created": f"{datetime.now().astimezone():%Y-%m-%dT%H:%M:%S%z}",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import socket
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from search import commands_run
 from search.cli import main
 from search.driver import Options
 from search.run import Run
+from search.run_directory import version
 from search.standing import is_worked_on, standing_of
 
 
@@ -191,6 +193,22 @@ def test_a_finished_run_is_not_resumed_but_says_what_to_do_next(here: Path, caps
     assert "is finished" in said and f"loss-search resume runs/{directory.name} --trials +8" in said
     assert directory.events.read_bytes() == events
     assert (directory.report / "recommended.yaml").is_file()
+
+
+def test_resume_under_other_versions_names_both_and_what_follows(here: Path, capsys, monkeypatch) -> None:
+    directory, _ = toy_run(here / "runs", trials=2)
+    monkeypatch.setattr(commands_run, "_options", one_engine)
+    asked = []
+    monkeypatch.setattr(commands_run, "_search", lambda *given: asked.append(given[4].warnings))
+    assert main(["resume", directory.name]) == 0
+    about = json.loads(directory.environment.read_text())
+    about["versions"] |= {"loss-search": "0.0.1", "torch": "1.0"}
+    directory.environment.write_text(json.dumps(about))
+    assert main(["resume", directory.name]) == 0
+    assert asked[0] == ()
+    (warning,) = asked[1]
+    assert f"loss-search 0.0.1 (now {version()}), torch 1.0 (now " in warning
+    assert "start again from their seed" in warning
 
 
 @pytest.mark.parametrize("more", ["8", "+0", "-3", "+x", "+1.5"])
