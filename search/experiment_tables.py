@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from search.console import number, print_table, say, short, shown_path
-from search.experiments import FIGURES
+from search.experiments import FIGURES, NOT_ENOUGH
 from search.run_directory import RunDirectory
 from search.space import Space
 
@@ -97,13 +97,18 @@ def bounds_in_words(claim: Values) -> str:
 def part_in_words(part: Values) -> str:
     """One part of an expectation with its numbers: `vq: 0.1200 -> 0.3100`."""
     figures = " -> ".join(spread_in_words(value) for value in part["values"])
-    steps = [step for step in part.get("steps", ()) if step["low"] is not None]
-    intervals = "; ".join(
-        f"{number(step['gain'])}, 95 % interval {number(step['low'])} to {number(step['high'])}"
-        for step in steps
-    )
-    figures += f" (by {intervals})" if intervals else ""
+    told = "; ".join(filter(None, map(_step_in_words, part.get("steps", ()))))
+    figures += f" ({told})" if told else ""
     return f"{label_of(part['at'])}: {figures}" if part["at"] else figures
+
+
+def _step_in_words(step: Values) -> str:
+    """The interval of a difference, or why a difference of few seeds decides nothing."""
+    if step["seeds"] > 1:
+        return f"by {number(step['gain'])}, 95 % interval {number(step['low'])} to {number(step['high'])}"
+    if step["verdict"] == NOT_ENOUGH and step["low"] is not None:
+        return f"the curves move by {number(step['high'] - step['gain'])} an epoch"
+    return ""
 
 
 def verdict_in_words(expectation: Values) -> str:

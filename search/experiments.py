@@ -10,7 +10,8 @@ train.
     fluctuation  mean of |v_t+1 - v_t| over the second half of the curve, in the column's unit
 
 The formulas of rise and fluctuation are ours. An expectation held, did not hold, or there is not enough data:
-a cell has no run, or with three seeds or more in common the 95 % interval of a difference holds the margin.
+a cell has no run, or a difference is not clear. It is clear when its 95 % interval over three seeds or more
+excludes the margin; with fewer seeds, when it exceeds the margin by more than either curve's fluctuation.
 """
 
 from __future__ import annotations
@@ -368,20 +369,30 @@ def _walks(claim: Claim, cells: Cells, experiment: Experiment) -> list[dict[str,
 
 
 def _step(claim: Claim, one: Sequence[_Run], two: Sequence[_Run]) -> dict[str, Any]:
-    """The difference from `one` to `two` in the claimed direction, and whether it exceeds the margin."""
+    """The difference from `one` to `two` in the claimed direction, and whether it exceeds the margin.
+
+    `low` to `high`: its interval over the seeds in common, or while these are few, the difference give or
+    take what the curves move from one epoch to the next.
+    """
     first, second = (
         {run.row.get("seed"): run.figure(claim.figure, claim.column) for run in runs} for runs in (one, two)
     )
     rises = claim.order == "rises"
     paired = paired_difference(second, first, maximize=rises)
     if paired.n >= ENOUGH_SEEDS:
-        verdict = HELD if paired.low > claim.by else NOT_HELD if paired.high <= claim.by else NOT_ENOUGH
-        return {"verdict": verdict, "gain": paired.mean, "low": paired.low, "high": paired.high}
+        return _judged(claim, paired.mean, paired.low, paired.high, paired.n)
     means = [_spread(runs, claim.figure, claim.column)["mean"] for runs in (one, two)]
     if None in means:
-        return {"verdict": NOT_ENOUGH, "gain": None, "low": None, "high": None}
+        return {"verdict": NOT_ENOUGH, "gain": None, "low": None, "high": None, "seeds": 0}
     gain = means[1] - means[0] if rises else means[0] - means[1]
-    return {"verdict": HELD if gain > claim.by else NOT_HELD, "gain": gain, "low": None, "high": None}
+    moves = [_spread(runs, "fluctuation", claim.column)["mean"] for runs in (one, two)]
+    unsure = max((move or 0.0 for move in moves), default=0.0) if claim.figure == "value" else 0.0
+    return _judged(claim, gain, gain - unsure, gain + unsure, 1)
+
+
+def _judged(claim: Claim, gain: float, low: float, high: float, seeds: int) -> dict[str, Any]:
+    verdict = HELD if low > claim.by else NOT_HELD if high <= claim.by else NOT_ENOUGH
+    return {"verdict": verdict, "gain": gain, "low": low, "high": high, "seeds": seeds}
 
 
 def _claim(claim: Claim) -> dict[str, Any]:

@@ -209,6 +209,23 @@ def test_one_part_without_data_leaves_an_expectation_open_unless_another_refutes
     assert experiment_values(space, falling, [])["expect"][0]["verdict"] == NOT_HELD
 
 
+@pytest.mark.parametrize(
+    ("wide", "verdict"),
+    [(0.58, HELD), (0.53, NOT_ENOUGH), (0.47, NOT_ENOUGH), (0.43, NOT_HELD)],
+)
+def test_a_difference_of_one_seed_counts_when_it_is_larger_than_what_the_curves_move(
+    tmp_path: Path, wide: float, verdict: str
+) -> None:
+    name = "val.selection_accuracy"
+    # Changes 0.3, 0.06 and 0.04: the second half moves by 0.05 an epoch, the other curve by nothing.
+    epochs = curve(0, name, [0.1, 0.4, 0.46, 0.5]) + curve(1, name, [wide] * 4)
+    trials = [cell(0, 4, 0.0, 0.5), cell(1, 8, 0.0, wide)]
+    found = experiment_values(grid(tmp_path, RISING), trials, epochs)["expect"][0]
+    (step,) = found["parts"][0]["steps"]
+    assert step["high"] - step["gain"] == pytest.approx(0.05)
+    assert found["verdict"] == verdict
+
+
 def test_three_axes_give_each_axis_by_itself_over_the_settings_that_its_values_share(tmp_path: Path) -> None:
     changes = {
         "knobs": {
