@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,10 +15,14 @@ from search.console import complain, duration, number, print_table, say, short, 
 from search.errors import BadInput, DamagedRun
 from search.session import Out, RunName
 
+if TYPE_CHECKING:
+    from search.stored_run import StoredRun
+
 __all__ = ["check", "export", "show", "tensorboard"]
 
 RUNS = Path("runs")
 LOOKS, BETWEEN_LOOKS_S = 4, 1.0  # of `check` at a run that is being written
+REFRESH_S = 15.0  # how often TensorBoard's copy of a run in a store is brought up to date
 TENSORBOARD_PORTS = range(6006, 6026)
 
 
@@ -264,7 +268,31 @@ def tensorboard(
     say(f"TensorBoard: http://127.0.0.1:{port}/  (Ctrl-C ends it)")
     command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(directory.trials)]
     command += ["--host", "127.0.0.1", "--port", str(port)]
+    if directory.stored is not None:
+        return _follow(directory.stored, command)
     os.execv(sys.executable, command)  # in the place of this process: what ends one ends the other
+
+
+def _follow(stored: StoredRun, command: list[str]) -> None:
+    """TensorBoard on a copy of a run in a store, which is brought up to date until it ends."""
+    import subprocess
+
+    stored.refresh(trials=True)
+    board = subprocess.Popen(command)
+    try:
+        while board.poll() is None:
+            try:
+                board.wait(REFRESH_S)
+            except subprocess.TimeoutExpired:
+                try:
+                    stored.refresh(trials=True)
+                except BadInput as error:  # away for a moment: what is here stays readable
+                    complain(error)
+    except KeyboardInterrupt:
+        board.wait()
+    finally:
+        board.terminate()
+        board.wait()
 
 
 def _free_port(ports: Iterable[int]) -> int:

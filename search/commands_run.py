@@ -31,6 +31,7 @@ from search.session import (
     overrides_of,
     slots_of,
 )
+from search.storage import file_of
 
 if TYPE_CHECKING:
     from search.driver import Options
@@ -180,7 +181,12 @@ def train(
     context: typer.Context,
     family: Annotated[str, typer.Argument(metavar="FAMILY", help="As the configuration names it.")],
     config: Annotated[
-        Path, typer.Option(help="A configuration: a run's report/recommended.yaml or trials/N/config.yaml.")
+        Path,
+        typer.Option(
+            parser=file_of,
+            metavar="FILE",
+            help="A configuration: a run's report/recommended.yaml or trials/N/config.yaml.",
+        ),
     ],
     out: Annotated[
         Path | None,

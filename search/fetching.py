@@ -100,7 +100,10 @@ class Copy:
             if "/" in name and self._index.get(name) == version and (self.local / name).is_file():
                 return
             try:
-                self.store.download(name, self.local / name)
+                if "/events.out.tfevents." in name:
+                    self._append(name)
+                else:
+                    self.store.download(name, self.local / name)
             except FileNotFoundError:
                 return  # removed meanwhile; what a part held is in epochs.parquet by now
             self._index[name] = version
@@ -108,6 +111,14 @@ class Copy:
         with ThreadPoolExecutor(THREADS) as pool:
             for _ in pool.map(bring, list(names)):
                 pass
+
+    def _append(self, name: str) -> None:
+        """A file that grows at its end, in place: TensorBoard keeps it open."""
+        path = self.local / name
+        data = self.store.get(name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab") as file:
+            file.write(data[file.tell() :])
 
     def _bring_log(self, log: str) -> dict[str, list[str]]:
         """Put a log together from its pieces; those that are here already stay."""

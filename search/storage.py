@@ -32,6 +32,7 @@ __all__ = [
     "Location",
     "StoreLock",
     "cache_directory",
+    "file_of",
     "place_of",
     "piece_name",
     "pieces_in",
@@ -98,6 +99,22 @@ def place_of(text: str | Path) -> Path | Location:
         return Path(text)
     location = Location(str(text))
     return Location(location.store.uri)
+
+
+def file_of(text: str | Path) -> Path:
+    """A file that a command reads, by its path; one in a store, by its URI, is brought here first."""
+    if not is_uri(str(text)):
+        return Path(text)
+    location = Location(str(text))
+    try:
+        above = location.parent
+        path = cache_directory(above.uri) / "files" / location.name
+        above.store.download(location.name, path)
+    except FileNotFoundError as error:
+        raise BadInput(f"{location}: there is no such file") from error
+    except OSError as error:
+        raise BadInput(f"{location}: {unusable(error)}") from error
+    return path
 
 
 def work_directory(uri: str) -> Path:

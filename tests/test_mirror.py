@@ -30,7 +30,7 @@ from search.run import Run
 from search.run_directory import RunDirectory
 from search.space import Space
 from search.standing import standing_of
-from search.storage import STALE_S, Location, StoreLock, work_directory
+from search.storage import STALE_S, Location, StoreLock, file_of, work_directory
 from trainables.object_store import ObjectStore
 
 
@@ -436,6 +436,28 @@ def test_fetch_brings_a_run_home_that_commands_read(out, tmp_path, capsys):
     assert not any(home.glob("lock")) and not any(home.glob("*.pieces"))
     assert fetch_run(str(out / directory.name), tmp_path / "home", everything=True)
     assert {path.parent.name for path in home.glob("trials/*/model.pt")} == set("012345")
+
+
+def test_a_file_that_tensorboard_reads_grows_in_place(out, tmp_path):
+    name = "trials/0/events.out.tfevents.1.host.2"
+    for file in ("space.yaml", "environment.json", "trials.parquet"):
+        out.store.put(file, b"")
+    out.store.put(name, b"first")
+    copy = Copy(out.store, tmp_path / "copy")
+    copy.refresh(lambda name: True)
+    with (tmp_path / "copy" / name).open("rb") as open_file:
+        assert open_file.read() == b"first"
+        out.store.put(name, b"first and second")
+        copy.refresh(lambda name: True)
+        assert open_file.read() == b" and second"
+
+
+def test_a_configuration_in_a_store_is_read_by_its_uri(out, tmp_path):
+    out.store.put("report/recommended.yaml", b"family: x")
+    assert file_of(f"{out}/report/recommended.yaml").read_bytes() == b"family: x"
+    assert file_of("report/recommended.yaml") == Path("report/recommended.yaml")
+    with pytest.raises(BadInput, match="there is no such file"):
+        file_of(f"{out}/report/other.yaml")
 
 
 def test_a_read_copy_is_not_brought_twice(out, tmp_path, monkeypatch):
