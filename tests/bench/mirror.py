@@ -2,9 +2,9 @@
 
     python tests/bench/mirror.py --trials 1000 --live 8 --rows-per-cycle 80
 
-Plays a search's driver against moto's S3 server on loopback: `--trials` trials have ended, `--live` are being
-trained, and between two uploads `--rows-per-cycle` rows come in. Prints for a cycle: wall time, processor time
-of this process (the server's is apart), requests, bytes; and what taking the run up again from the store costs.
+Plays a search's driver against moto's S3 server on loopback: `--trials` trials have ended, `--live` are in
+training, and between two uploads `--rows-per-cycle` rows come in. Prints for a cycle: wall time, processor
+time of this process (the server has its own), uploads, bytes; and what taking the run up again costs.
 """
 
 from __future__ import annotations
@@ -67,23 +67,12 @@ def measure(asked: argparse.Namespace, scratch: Path) -> None:
                     epoch += 1
                 run.receive(message(live[row % asked.live], epoch, 0.5))
             run.flush()
-            before = (
-                mirror.traffic.requests,
-                mirror.traffic.sent_bytes,
-                time.process_time(),
-                time.monotonic(),
-            )
+            before = _spent(mirror.traffic)
             mirror.sync()
-            spent = (
-                mirror.traffic.requests,
-                mirror.traffic.sent_bytes,
-                time.process_time(),
-                time.monotonic(),
-            )
+            spent = _spent(mirror.traffic)
             requests, size, processor, wall = (b - a for a, b in zip(before, spent, strict=True))
-            print(
-                f"cycle {cycle}: {wall:.2f} s, processor {processor:.2f} s, {requests} uploads, {size / 1e3:.0f} kB"
-            )
+            said = f"{requests} uploads, {size / 1e3:.0f} kB"
+            print(f"cycle {cycle}: {wall:.2f} s, processor {processor:.2f} s, {said}")
         run.close()
         begun = time.monotonic()
     print(f"last upload: {time.monotonic() - begun:.1f} s")
@@ -96,6 +85,10 @@ def measure(asked: argparse.Namespace, scratch: Path) -> None:
     begun = time.monotonic()
     type(directory).open(str(directory.stored.location), Path("runs"))
     print(f"copy for reading, second time: {time.monotonic() - begun:.1f} s")
+
+
+def _spent(traffic) -> tuple[int, int, float, float]:
+    return traffic.requests, traffic.sent_bytes, time.process_time(), time.monotonic()
 
 
 if __name__ == "__main__":
