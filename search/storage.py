@@ -233,7 +233,7 @@ def unusable(error: OSError) -> str:
     """Why a store cannot be used, and what to do."""
     said = reason(error)
     lower = said.lower()
-    if not _has_credentials() and "network" not in lower:
+    if "AWS Error" in str(error) and "network" not in lower and not _has_credentials():
         return (
             f"no credentials were found ({said}); set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, use "
             "~/.aws, or give the machine a role"

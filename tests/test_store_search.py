@@ -123,9 +123,8 @@ def test_a_lost_machine_costs_at_most_thirty_seconds_of_results(server, tmp_path
     kept = {(event["row"]["trial"], event["row"]["epoch"]) for event in there}
     shutil.rmtree(tmp_path / "state")
     lost = {key: lost_at - told for key, told in had.items() if key not in kept}
-    print(
-        f"{len(had)} rows were reported, {len(lost)} lost, the oldest {max(lost.values(), default=0):.1f} s old"
-    )
+    oldest = max(lost.values(), default=0)
+    print(f"{len(had)} rows were reported, {len(lost)} lost, the oldest {oldest:.1f} s old")
     assert kept and kept <= had.keys()
     assert all(age <= COST_S for age in lost.values()), lost
     output = run("resume", f"{OUT}/{copy.name}", cwd=tmp_path)
