@@ -169,22 +169,23 @@ def _setting(row: Row, name: str, space: Space) -> Any:
 
 
 def _confirmed(run: Searched, metric: str) -> dict[str, Any] | None:
-    """The configuration that a confirmation recommends, its score on test data and the verdict's sentence."""
+    """The configuration that a confirmation recommends, its score on test data and the verdict's sentence.
+
+    None without a confirmation; one that recommends nothing (yet) has no trial, name and score.
+    """
     if not run.confirmed:
         return None
     concluded = conclude(run.searched, run.confirmed, run.space)
     chosen = next(
-        (one for one in concluded["configurations"] if one["source"] == concluded["recommended"]), None
+        (one for one in concluded["configurations"] if one["source"] == concluded["recommended"]), {}
     )
-    if chosen is None:
-        return None
     own = metric == run.space.objectives[0]
-    score = chosen["test"] if own else chosen["metrics"].get(metric)
+    score = chosen.get("test") if own else chosen.get("metrics", {}).get(metric)
     return {
-        "trial": chosen["source"],
-        "name": chosen["name"],
+        "trial": concluded["recommended"],
+        "name": chosen.get("name"),
         "score": score,
-        "broken": len(chosen["broken"]),
+        "broken": len(chosen.get("broken", ())),
         "sentence": concluded["sentence"],
         "complete": concluded["complete"],
     }
@@ -323,7 +324,7 @@ def _confirmed_differences(
 
 
 def _test_scores(run: Searched, confirmed: Row | None, metric: str) -> list[float]:
-    if confirmed is None:
+    if confirmed is None or confirmed["trial"] is None:
         return []
     values = [row.get(f"test.{metric}") for row in run.confirmed if row.get("source") == confirmed["trial"]]
     return [value for value in values if value is not None and math.isfinite(value)]

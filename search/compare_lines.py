@@ -51,6 +51,10 @@ def print_comparison(facts: Facts) -> None:
             say(f"  and {hidden} more: --csv DIR or --json has all")
         if table.note:
             say(f"  {table.note}")
+        if table.name == "scores":
+            for letter, run in zip(letters(facts), facts["runs"], strict=True):
+                if run["confirmed"] is not None:
+                    say(f"  {letter}: {run['confirmed']['sentence']}")
     if facts["why_none_in_common"]:
         say()
         say(f"Configurations in common: none; {facts['why_none_in_common']}.")
@@ -76,7 +80,7 @@ def _scores(facts: Facts) -> Shown:
                 "" if best is None else _named(best),
                 "" if best is None else number(best["epoch"]),
                 "" if preset is None else f"{number(preset['value'])} ({preset['preset']})",
-                "" if confirmed is None else f"{interval_in_words(confirmed['score'])} ({confirmed['name']})",
+                "" if confirmed is None else confirmed_in_words(confirmed),
             ]
         )
     heads = ["", "run", "best", "trial", "at epoch", "best preset", "confirmed on test data"]
@@ -95,6 +99,13 @@ def _scores(facts: Facts) -> Shown:
 def _named(best: Facts) -> str:
     state = "" if best["state"] == "COMPLETE" else f", {best['state'].lower()}"
     return f"{best['trial']}{' ' + best['preset'] if best['preset'] else ''}{state}"
+
+
+def confirmed_in_words(confirmed: Facts) -> str:
+    """What a confirmation recommends, with its score."""
+    if confirmed["trial"] is None:
+        return "nothing recommended" if confirmed["complete"] else "not finished"
+    return f"{interval_in_words(confirmed['score'])} ({confirmed['name']})"
 
 
 def interval_in_words(scored: Facts | None) -> str:

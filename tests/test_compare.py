@@ -18,6 +18,7 @@ from toy_run import SPACE, message, toy_run, toy_space
 from search.cli import main
 from search.comparability import warnings_of
 from search.compare import Searched, compare, metric_of
+from search.compare_lines import tables_of
 from search.compare_page import comparison_page
 from search.compare_plots import curves_data
 from search.compare_reading import read_searched
@@ -283,6 +284,19 @@ def test_confirmed_scores_have_intervals_and_a_difference_between_runs(tmp_path:
     oracle = stats.ttest_ind(ours, theirs, equal_var=False).confidence_interval(0.95)
     assert (difference["low"], difference["high"]) == (pytest.approx(oracle.low), pytest.approx(oracle.high))
     assert difference["mean"] == pytest.approx(0.812 - 0.704)
+
+
+def test_a_confirmation_that_is_not_finished_is_told_and_compared_with_nothing(tmp_path: Path) -> None:
+    space = toy_space(tmp_path)
+    a = confirmed(space, {0: [0.5, 0.51, 0.5], 1: [0.7, 0.71, 0.69]})
+    for one in a.confirmed:
+        one["state"], one["test.selection_accuracy"] = "RUNNING", None
+    facts = compare([a, confirmed(space, {1: [0.7, 0.71]}, "b")], "selection_accuracy", 1.0)
+    first = facts["runs"][0]["confirmed"]
+    assert first["score"] is None and not first["complete"]
+    assert facts["confirmed"] == []
+    scores = next(table for table in tables_of(facts) if table.name == "scores")
+    assert scores.rows[0][-1] == "not finished" and scores.rows[1][-1].startswith("0.7050, ")
 
 
 def test_of_three_runs_the_intervals_against_the_first_share_the_error(tmp_path: Path) -> None:

@@ -118,6 +118,9 @@ def test_with_one_engine_and_one_slot_a_seed_repeats_a_search_exactly(tmp_path):
         ]
         columns.append(table.select(wanted).to_pylist())
     assert columns[0] == columns[1]
+    said = run("compare", *(only_run(tmp_path / name) for name in ("first", "second")), cwd=tmp_path)
+    assert "B - A: all 14 equal to the last digit." in said
+    assert "What differs" not in said
 
 
 def test_two_workers_of_an_engine_give_what_one_gives_and_slots_are_refilled(tmp_path):
@@ -220,8 +223,18 @@ def test_a_family_that_raises_fails_its_own_trials_and_no_others(tmp_path):
         family="raising_family:RAISING",
         search={"sampler": "grid"},
         knobs={"penalty.weight": {"choice": [0.1, 0.2, 7.0, 0.3]}},
+        experiment={
+            "compare": "penalty.weight",
+            "checks": [{"says": "learns", "value": "selection_accuracy", "at_least": 0.0}],
+            "expect": [{"says": "7 learns", "value": "error", "falls": {"penalty.weight": [0.1, 7.0]}}],
+        },
     )
-    run("run", space, "--slots", 2, "--engines", 1, cwd=tmp_path)
+    said = run("run", space, "--slots", 2, "--engines", 1, cwd=tmp_path)
+    assert [line.split()[:2] for line in said.splitlines() if line.startswith(("0.1 ", "7 "))][-2:] == [
+        ["0.1", "yes"],
+        ["7", "no"],
+    ], "the one that failed has no data"
+    assert "not enough data  7 learns" in said
     run_dir = only_run(tmp_path)
     whole(run_dir, 4)
     rows = {row["knob.penalty.weight"]: row for row in pq.read_table(run_dir / "trials.parquet").to_pylist()}
