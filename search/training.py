@@ -255,4 +255,4 @@ def _measure(engine: Engine, split: str) -> dict[str, float]:
     scalars = engine.family.measure(
         {name: t[SLOT] for name, t in examined.items()}, engine.data.facts
     ).scalars
-    return {**{name: float(value[SLOT]) for name, value in values.items()}, **scalars}
+    return {**dict(zip(engine.family.terms, values[SLOT].tolist(), strict=True)), **scalars}

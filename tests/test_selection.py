@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from torch.func import vmap
 from torch.nn.functional import one_hot
 
 from search.space import load_space, traps
+from trainables.family import Batch
+from trainables.forward import Forward
 from trainables.grids import COLOURS
 from trainables.gumbel import Speaker, chosen, gumbel_softmax
 from trainables.selection import SELECTION
@@ -25,6 +28,7 @@ from trainables.selection_data import inside
 from trainables.selection_layers import PATCH, patchified, unpatchified
 from trainables.selection_pictures import MOST_SHOWN, RIGHT, WRONG, Games, _places, draw_games
 from trainables.slots import default_knobs
+from trainables.workers import Alone
 
 COUNTS = torch.tensor([9000.0, 500, 300, 100, 50, 30, 10, 6, 4, 1], dtype=torch.float64)
 SIDE, GROUP = 10, 4
@@ -294,17 +298,20 @@ def test_cells_outside_the_own_size_change_neither_term_nor_metric():
 
 
 def test_no_target_found_means_no_reconstruction_and_no_figure_of_it():
-    case = by_name("selection")
-    engine = engine_of(case, 1, {0: job(case, 0)})
     outputs = _outputs()
     outputs["scores"] = -one_hot(torch.arange(12) % GROUP, GROUP).double()
     assert _terms(outputs)["reconstruction"].active.sum() == 0
     knobs = SELECTION.prepare(_knobs(), {"counts": COUNTS})
-    engine.knobs = {name: value[None] for name, value in knobs.items()}
-    engine.batch_size = 12
-    stacked = {name: tensor[None] for name, tensor in outputs.items()}
-    means, active = engine._term_means(stacked, {"grid": torch.zeros(1, 12)})
-    assert (means[1].item(), active[1].item()) == (0.0, 0.0)
+    member = {name: tensor[None] for name, tensor in outputs.items()}
+
+    def stack(batch: Batch, noise: Batch, knobs: Batch, *, then: Callable[..., Any]) -> Any:
+        return vmap(then)(member, batch, knobs)
+
+    found = Forward(SELECTION, stack, Alone()).train(
+        {"task": torch.zeros(1, 12)}, {}, {name: value[None] for name, value in knobs.items()}, 12
+    )
+    assert found.values.shape == found.active.shape == (1, 2, 12)
+    assert (found.values[0, 1].sum(), found.active[0, 1].sum()) == (0.0, 0.0)
     measured = _measured(outputs)
     assert math.isnan(measured["reconstruction_accuracy_selected"]) and measured["selection_accuracy"] == 0
 

@@ -15,11 +15,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import vmap
 
 from trainables import keyed
 from trainables.errors import BadData
-from trainables.family import Batch, Data, Family
+from trainables.family import Balance, Batch, Data, Family
+from trainables.forward import Forward
 from trainables.member import Job, Member, Report
 from trainables.optim import RowAdamW
 from trainables.plan import Plan, Shape, plan_epoch
@@ -28,8 +28,8 @@ from trainables.workers import Alone, Workers
 
 __all__ = ["Engine"]
 
-OPTIONAL = ("share", "join", "balance")  # methods of a family
 EVALUATION_BATCH = 1024  # examples of one evaluation step, over all workers
+VALUES, ACTIVE = " values", " active"  # beside what is examined; no name of a family begins with a space
 
 
 class Engine:
@@ -70,16 +70,14 @@ class Engine:
         self.module = wrap(self.stack)
         self.optimiser = RowAdamW(self.stack.rows)
         self.noises = family.noise(static, data.facts)
-        # A call under vmap takes half a millisecond, whatever it does: what a family has not is not called.
-        has = {name: getattr(type(family), name) is not getattr(Family, name) for name in OPTIONAL}
-        self.shares, self.joins, self.balances = (has[name] for name in OPTIONAL)
+        self.forward = Forward(family, self.module, self.workers)
         self.members: list[Member | None] = [None] * num_slots
         self.knobs: dict[str, Tensor] = {}
 
     @property
     def evaluation_batch(self) -> int:
         """Examples of one evaluation step: training's number where examples meet across the batch."""
-        return self.batch_size if self.joins else EVALUATION_BATCH // self.group * self.group
+        return self.batch_size if self.forward.joins else EVALUATION_BATCH // self.group * self.group
 
     @property
     def num_slots(self) -> int:
@@ -181,20 +179,20 @@ class Engine:
         """
         started = time.perf_counter()
         plan = self._plan()
-        sums, counts, examined, norms, weights_in_force, alive = self._train(plan)
+        averages, counts, examined, norms, weights_in_force, alive = self._train(plan)
         train = self._gathered(examined)
-        values, active, validation = self.evaluate("val")
+        values, _, validation = self.evaluate("val")
         reports = []
         for slot in self.occupied:
             member = self.members[slot]
             weights = dict(zip(self.family.terms, weights_in_force[slot].tolist(), strict=True))
             full = dict(zip(self.family.terms, plan.full[slot].tolist(), strict=True))
-            terms = {name: sums[i][slot].item() for i, name in enumerate(self.family.terms)}
+            *terms, loss = averages[slot].tolist()
             row = {f"weight.{name}": weight for name, weight in weights.items()}
-            row |= {f"train.{name}": value for name, value in terms.items()}
-            row |= {f"active.{name}": counts[i][slot].item() for i, name in enumerate(self.family.terms)}
-            row["train.loss"] = sums[-1][slot].item()
-            row |= {f"val.{name}": values[name][slot].item() for name in self.family.terms}
+            row |= {f"train.{name}": value for name, value in zip(weights, terms, strict=True)}
+            row |= {f"active.{name}": n for name, n in zip(weights, counts[slot].tolist(), strict=True)}
+            row["train.loss"] = loss
+            row |= {f"val.{name}": v for name, v in zip(weights, values[slot].tolist(), strict=True)}
             row["val.loss"] = sum(weights[name] * row[f"val.{name}"] for name in self.family.terms)
             row["lr"] = plan.rates[slot, -1].item()
             row["grad_norm"] = norms[slot].item()
@@ -300,31 +298,30 @@ class Engine:
             plan.rates.to(self.device),
         )
 
-    def _train(self, plan: Plan) -> tuple[list[Tensor], list[Tensor], list[dict], Tensor, Tensor, Tensor]:
+    def _train(self, plan: Plan) -> tuple[Tensor, Tensor, list[Batch], Tensor, Tensor, Tensor]:
         """All steps of one epoch.
 
         Returns:
-            means of each term over its active examples and of the weighted loss over steps, [T + 1] of
-            f64[K]; numbers of active examples, [T] of i64[K]; what `examine` saw, a dict a step; the mean
+            means of each term over its active examples, and last of the weighted loss over steps,
+            f64[K, T + 1]; numbers of active examples f64[K, T]; what `examine` saw, a dict a step; the mean
             gradient norm f64[K]; the weights of the last step, what the model learnt of them included,
             f64[K, T]; and bool[K], whether every step of a member was finite.
         """
-        full = torch.tensor([m is not None for m in self.members], device=self.device)
+        alive = torch.tensor([m is not None and not m.diverged for m in self.members], device=self.device)
         decay, clip = self._per_member("optim.weight_decay", 0.0), self._per_member("optim.clip", math.inf)
-        alive = full & torch.tensor(
-            [m is not None and not m.diverged for m in self.members], device=self.device
-        )
-        size = len(self.family.terms)
-        zeros = torch.zeros(self.num_slots, dtype=torch.float64, device=self.device)
-        sums, counts = [zeros.clone() for _ in range(size + 1)], [zeros.clone() for _ in range(size)]
-        norm_sum, examined = zeros.clone(), []
+        size, slots = len(self.family.terms), self.num_slots
+        sums = torch.zeros(slots, size + 1, dtype=torch.float64, device=self.device)
+        counts, norm_sum = torch.zeros_like(sums[:, :size]), torch.zeros_like(sums[:, 0])
+        examined = []
         self.module.train()
         for step in range(self.steps):
-            batch = {name: tensor[plan.order[:, step]] for name, tensor in self.splits["train"].items()}
+            batch = self._batch("train", plan.order[:, step])
             noise = {name: drawn[:, step] for name, drawn in plan.noise.items()}
-            outputs = self.module(batch, noise, self.knobs)
-            means, active = self._term_means(outputs, batch)
-            loss, weights = self._weighted(means, plan.weights[:, step], outputs)
+            found = self.forward.train(batch, noise, self.knobs, self.batch_size)
+            # Each worker's part of the mean over the active examples of all.
+            active = self.workers.sum(found.active.sum(-1, dtype=torch.float64))
+            means = found.values.sum(-1) / active.clamp(min=1).to(self.dtype)
+            loss, weights = self._weighted(means, plan.weights[:, step], found.balance)
             # The sum, not the mean, over members: each row's gradient is its own. DDP averages over the
             # workers.
             self.stack.rows.grad = None
@@ -338,69 +335,33 @@ class Engine:
                 alive=alive & finite,
             )
             alive = alive & finite & torch.isfinite(norms)
-            with torch.no_grad():
-                seen = vmap(self.family.examine)(outputs, batch, self.knobs)
-                # What passes through untouched would keep the graph of every step until the epoch's end.
-                examined.append({name: tensor.detach() for name, tensor in seen.items()})
-                for i, mean in enumerate([*means, loss]):
-                    sums[i] += mean.detach().double() * (active[i] if i < size else 1.0)
-                for i in range(size):
-                    counts[i] += active[i]
-                norm_sum += norms.double()
-        sums = [self.workers.sum(total) for total in sums]
-        averages = [sums[i] / counts[i].clamp(min=1) for i in range(size)] + [sums[size] / self.steps]
-        return averages, [count.long() for count in counts], examined, norm_sum / self.steps, weights, alive
+            examined.append(found.examined)
+            sums[:, :size] += means.detach() * active
+            sums[:, size] += loss.detach()
+            counts += active
+            norm_sum += norms
+        sums = self.workers.sum(sums)
+        averages = torch.cat([sums[:, :size] / counts.clamp(min=1), sums[:, size:] / self.steps], 1)
+        return averages, counts, examined, norm_sum / self.steps, weights, alive
 
-    def _weighted(
-        self, means: list[Tensor], weights: Tensor, outputs: Mapping[str, Tensor]
-    ) -> tuple[Tensor, Tensor]:
-        """This worker's part of each member's loss, f[K], and the weights in force, f64[K, T]."""
-        terms = torch.stack(means, 1)
-        if not self.balances:
-            return (terms * weights.to(self.dtype)).sum(1), weights
-        learnt = vmap(self.family.balance)(outputs, self.knobs)
-        loss = (terms * weights.to(self.dtype) * learnt.factors).sum(1)
+    def _weighted(self, means: Tensor, weights: Tensor, learnt: Balance | None) -> tuple[Tensor, Tensor]:
+        """This worker's part of each member's loss, f[K], from its part of the terms' means f[K, T], and the
+        weights in force, f64[K, T].
+        """
+        weighted = means * weights.to(self.dtype)
+        if learnt is None:
+            return weighted.sum(1), weights
         # Every worker computes the same penalty; their sum must be one.
-        return loss + learnt.penalty / self.workers.count, weights * learnt.factors.detach().double()
+        loss = (weighted * learnt.factors).sum(1) + learnt.penalty / self.workers.count
+        return loss, weights * learnt.factors.detach().double()
 
-    def _term_means(self, outputs: Mapping[str, Tensor], batch: Batch) -> tuple[list[Tensor], list[Tensor]]:
-        """Each term's sum over this worker's active examples, divided by the active examples of all workers.
-
-        Returns lists over terms: f[K] with gradient, and the active counts f64[K] of the whole batch.
-        """
-        with torch.no_grad():
-            shared = vmap(self.family.share)(outputs) if self.shares else {}
-            everyone = {name: self.workers.sum(t.sum(1)) / self.batch_size for name, t in shared.items()}
-        joined = vmap(self.family.join)(outputs) if self.joins else {}
-        everyone |= {name: self.workers.gather_with_gradient(t) for name, t in joined.items()}
-        values, active = vmap(self._losses)(outputs, everyone, batch, self.knobs)
-        averages, counts = [], []
-        for name in self.family.terms:
-            if name in active:
-                count = self.workers.sum(active[name].detach().double().sum(1))
-                total = torch.where(active[name] > 0, values[name], torch.zeros_like(values[name])).sum(1)
-            else:
-                count = torch.full(
-                    (self.num_slots,), self.batch_size, dtype=torch.float64, device=self.device
-                )
-                total = values[name].sum(1)
-            averages.append(total / count.clamp(min=1).to(self.dtype))
-            counts.append(count)
-        return averages, counts
-
-    def _losses(
-        self,
-        outputs: Mapping[str, Tensor],
-        everyone: Mapping[str, Tensor],
-        batch: Batch,
-        knobs: Mapping[str, Tensor],
-    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """One member's terms as vmap can return them: values of all terms, and `active` of those that
-        have it.
-        """
-        terms = self.family.losses(outputs, everyone, batch, knobs)
-        values = {name: terms[name].values for name in self.family.terms}
-        return values, {name: term.active for name, term in terms.items() if term.active is not None}
+    def _batch(self, split: str, index: Tensor) -> Batch:
+        """The examples i64[...] of a split, [..., *example]. `index_select` copies whole examples, where
+        indexing by brackets goes number by number."""
+        return {
+            name: tensor.index_select(0, index.flatten()).view(*index.shape, *tensor.shape[1:])
+            for name, tensor in self.splits[split].items()
+        }
 
     def _per_member(self, name: str, default: float) -> Tensor:
         values = [default if m is None else float(m.job.knobs.get(name, default)) for m in self.members]
@@ -418,46 +379,30 @@ class Engine:
     # ------------------------------------------------------------------ evaluation
 
     @torch.no_grad()
-    def evaluate(self, split: str) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
+    def evaluate(self, split: str) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Every member on a whole split, in evaluation mode.
 
         Returns:
-            by term: its mean over active examples f64[K], and their number f64[K]; and what `examine` saw,
-            [K, N, ...].
+            means of each term over its active examples, f64[K, T], and their number, f64[K, T]; and what
+            `examine` saw, [K, N, ...].
         """
         self.stack.eval()
         size = self.data.size(split) // self.group * self.group
-        collected: dict[str, list[Tensor]] = {}
-        chunk = self.evaluation_batch
-        for start in range(0, size, chunk):
-            stop = min(start + chunk, size)
+        passes: list[dict[str, Tensor]] = []
+        for start in range(0, size, self.evaluation_batch):
+            stop = min(start + self.evaluation_batch, size)
             share = math.ceil((stop - start) / self.group / self.workers.count) * self.group
             first = start + self.workers.rank * share
             # A worker whose share runs over the end repeats the last example; `gather` below drops the
             # copies.
             index = torch.arange(first, first + share, device=self.device).clamp(max=stop - 1)
-            batch = {name: tensor[index] for name, tensor in self.splits[split].items()}
-            outputs = self.stack(batch, {}, self.knobs, same_batch=True)
-            keep = stop - start
-            seen = vmap(self.family.share)(outputs) if self.shares else {}
-            joined = vmap(self.family.join)(outputs) if self.joins else {}
-            everyone = {name: self.workers.gather(t)[:, :keep].mean(1) for name, t in seen.items()}
-            everyone |= {name: self.workers.gather(t)[:, :keep] for name, t in joined.items()}
-            values, active = vmap(self._losses, in_dims=(0, 0, None, 0))(outputs, everyone, batch, self.knobs)
-            found = dict(vmap(self.family.examine, in_dims=(0, None, 0))(outputs, batch, self.knobs))
-            for name in self.family.terms:
-                ones = torch.ones_like(values[name])
-                found[f"active {name}"] = taking_part = active.get(name, ones).to(ones.dtype)
-                found[f"values {name}"] = torch.where(taking_part > 0, values[name], torch.zeros_like(ones))
-            for name, tensor in found.items():
-                collected.setdefault(name, []).append(self.workers.gather(tensor)[:, :keep])
-        whole = {name: torch.cat(parts, 1) for name, parts in collected.items()}
-        active = {name: whole.pop(f"active {name}").double().sum(1) for name in self.family.terms}
-        values = {
-            name: whole.pop(f"values {name}").double().sum(1) / active[name].clamp(min=1)
-            for name in self.family.terms
-        }
-        return values, active, whole
+            batch, keep = self._batch(split, index), stop - start
+            found = self.forward.evaluate(self.stack, batch, self.knobs, keep)
+            terms = {VALUES: found.values.mT, ACTIVE: found.active.mT}
+            passes.append({n: self.workers.gather(t)[:, :keep] for n, t in (terms | found.examined).items()})
+        whole = {name: torch.cat([one[name] for one in passes], 1) for name in passes[0]}
+        values, active = (whole.pop(name).sum(1, dtype=torch.float64) for name in (VALUES, ACTIVE))
+        return values / active.clamp(min=1), active, whole
 
     @torch.no_grad()
     def predict(self, slot: int, batch: Batch, row: Tensor | None = None) -> dict[str, Tensor]:

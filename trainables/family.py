@@ -3,7 +3,8 @@
 A family is one model with a loss of several terms. It names its knobs (numbers that vary inside a stack)
 and its static settings (which change code or shapes), builds ONE model, and gives pure functions of one
 member's tensors. It never sees the trial axis: the stack adds it with `vmap`, so everything below that
-takes a batch must avoid `.item()`, branching on tensor values and boolean-mask indexing.
+takes a batch must avoid `.item()`, branching on tensor values, boolean-mask indexing, and adding in place
+what depends on examples to a tensor that does not (zeros, a parameter's copy).
 
 The path of one training step, for one member:
 
@@ -254,7 +255,7 @@ class Family(ABC):
     ) -> dict[str, Tensor]:
         """Per-example quantities [B, ...] from which `measure` computes the metrics of a split.
 
-        Called without gradient, after the step in training: on the outputs with their noise.
+        Called without gradient; in training on the step's own outputs, with their noise.
         """
 
     @abstractmethod

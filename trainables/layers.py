@@ -25,4 +25,4 @@ class Dense(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """f[..., inputs] -> f[..., outputs]."""
-        return x @ self.weight + self.bias
+        return (x @ self.weight).add_(self.bias)  # in place: the product is needed nowhere else

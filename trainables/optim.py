@@ -58,9 +58,12 @@ class RowAdamW:
     def _step_row_by_row(
         self, gradient: Tensor, moves: Tensor, scale: Tensor, lr: Tensor, weight_decay: Tensor
     ) -> None:
-        for row in moves.nonzero().flatten().tolist():
-            if scale[row] < 1:
-                gradient[row].mul_(scale[row])
+        numbers = zip(moves.tolist(), scale.tolist(), lr.tolist(), weight_decay.tolist(), strict=True)
+        for row, (move, factor, rate, decay) in enumerate(numbers):
+            if not move:
+                continue
+            if factor < 1:
+                gradient[row].mul_(factor)
             step = self.steps[row].to(torch.float32, copy=True)
             adamw(
                 [self.rows[row]],
@@ -73,8 +76,8 @@ class RowAdamW:
                 amsgrad=False,
                 beta1=BETA1,
                 beta2=BETA2,
-                lr=float(lr[row]),
-                weight_decay=float(weight_decay[row]),
+                lr=rate,
+                weight_decay=decay,
                 eps=EPSILON,
                 maximize=False,
             )

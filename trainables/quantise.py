@@ -46,7 +46,7 @@ def quantise(latent: Tensor, codebook: Tensor) -> Quantised:
     """
     # |z|^2 is the same for every code and left out.
     with torch.no_grad():
-        codes = (codebook.square().sum(-1) / 2 - latent @ codebook.mT).argmin(-1)
+        codes = (latent @ codebook.mT).sub_(codebook.square().sum(-1) / 2).argmax(-1)
     # A product with one-hot rows, for the gradient of indexing adds in no fixed order on a GPU.
     one_hot = codes.unsqueeze(-1) == torch.arange(codebook.shape[0], device=codebook.device)
     chosen = one_hot.to(codebook.dtype) @ codebook
