@@ -64,13 +64,15 @@ def explain(
 def _evidence(directory: RunDirectory, space: Space) -> Evidence:
     """What is stored about a run: trials from the study, epochs from the event log, and from Parquet those
     that the log lacks."""
+    from search.events import phase_of
     from search.record import read_epochs, rows_from_events
     from search.replay import Evidence
     from search.standing import standing_of
 
     standing = standing_of(directory, space)
+    events = [event for event in standing.events if phase_of(event) == "search"]
     rows: dict[tuple[int, int], Mapping[str, Any]] = {}
-    for row in rows_from_events(standing.events):
+    for row in rows_from_events(events):
         rows[row["trial"], row["epoch"]] = row
     for row in read_epochs(directory.path, []).to_pylist():
         if row["phase"] == "search":
@@ -79,7 +81,7 @@ def _evidence(directory: RunDirectory, space: Space) -> Evidence:
     for number, epoch in sorted(rows):
         epochs.setdefault(number, []).append(rows[number, epoch])
     trials = {one["number"]: _trial(one, epochs.get(one["number"], []), space) for one in standing.trials}
-    return Evidence(trials, epochs, standing.events, _rungs(directory, space), standing.running)
+    return Evidence(trials, epochs, events, _rungs(directory, space), standing.running)
 
 
 def _as_reported(row: Mapping[str, Any]) -> dict[str, Any]:

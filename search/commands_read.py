@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["check", "export", "show", "tensorboard"]
 
 RUNS = Path("runs")
+ENDED = ("COMPLETE", "PRUNED", "FAIL")
 LOOKS, BETWEEN_LOOKS_S = 4, 1.0  # of `check` at a run that is being written
 REFRESH_S = 15.0  # how often TensorBoard's copy of a run in a store is brought up to date
 TENSORBOARD_PORTS = range(6006, 6026)
@@ -51,7 +52,7 @@ def show(
 
     directory = RunDirectory.open(name, out)
     space = Run.stored_space(directory)
-    rows = read_trials(directory.path).to_pylist()
+    rows = [row for row in read_trials(directory.path).to_pylist() if row["phase"] == "search"]
     if trial is not None:
         row = next((row for row in rows if row["trial"] == trial), None)
         if row is None:
@@ -95,8 +96,23 @@ def show(
     if experiment is not None:
         print_experiment(experiment, directory)
         say()
+    if standing.confirm_trials:
+        say(_confirmation(standing, directory))
     if not standing.finished and not standing.running:
         say(f"continue with: loss-search resume {shown_path(directory.path)}")
+
+
+def _confirmation(standing: Any, directory: Any) -> str:
+    """How far the confirmation is, in one line."""
+    ended, command = (
+        sum(one["state"] in ENDED for one in standing.confirm_trials),
+        f"loss-search confirm {shown_path(directory.path)}",
+    )
+    if standing.confirmed:
+        return f"confirmed by {ended} trials with fresh seeds; see them with: {command}"
+    if standing.running:
+        return f"its confirmation has {ended} trials so far"
+    return f"its confirmation stopped after {ended} trials; continue with: {command}"
 
 
 def _state(row: Mapping[str, Any], directory: Any, running: bool) -> str:
@@ -129,7 +145,8 @@ def _show_trial(row: Mapping[str, Any], directory: Any, space: Any) -> None:
             for column in settings
         ],
     )
-    epochs = [one for one in read_epochs(directory.path).to_pylist() if one["trial"] == row["trial"]]
+    key = (row["phase"], row["trial"])
+    epochs = [one for one in read_epochs(directory.path).to_pylist() if (one["phase"], one["trial"]) == key]
     if epochs:
         shown = [column for column in _curves(space) if epochs[0].get(column) is not None]
         say()
@@ -195,34 +212,47 @@ def check(name: RunName, out: Out = RUNS) -> None:
             f"{run}: {len(complaints)} complaint(s); `loss-search resume {run}` restores what it can"
         )
     say(f"{run}: whole; {standing.word}, {standing.ended} of {standing.wanted} trials ended")
+    if standing.confirm_trials:
+        say(_confirmation(standing, directory))
     if waiting:
         say(f"{waiting} reported epoch(s) are in the event log and not yet in Parquet")
     if not standing.finished and not standing.running:
         say(f"continue with: loss-search resume {run}")
         raise typer.Exit(3)
+    if standing.confirm_trials and not standing.confirmed and not standing.running:
+        raise typer.Exit(3)
 
 
 def _complaints(directory: Any, space: Any, standing: Any) -> tuple[list[str], int]:
-    """What is wrong, and how many reported rows only the event log has: a flaw of a finished run alone."""
+    """What is wrong, and how many reported rows only the event log has: a flaw of a finished phase alone."""
+    from search.events import phase_of
     from search.record import check_record, read_epochs
 
     minimise = [n for n, d in zip(space.objectives, space.directions, strict=True) if d == "minimize"]
+    whole = {"search": standing.finished, "confirm": standing.confirmed}
     events, waiting = list(standing.events), 0
-    if not standing.finished:
+    if not all(whole.values()):
         table = read_epochs(directory.path, [])
-        stored = set(zip(table["trial"].to_pylist(), table["epoch"].to_pylist(), strict=True))
-        events = [event for event in events if event["kind"] != "reported" or _key(event) in stored]
+        keys = (table[name].to_pylist() for name in ("phase", "trial", "epoch"))
+        stored = set(zip(*keys, strict=True))
+        events = [
+            event
+            for event in events
+            if event["kind"] != "reported"
+            or whole[phase_of(event)]
+            or (phase_of(event), event["row"].get("trial"), event["row"].get("epoch")) in stored
+        ]
         waiting = len(standing.events) - len(events)
     if not standing.trials and not events:
         return [*standing.warnings], 0
-    return [
-        *standing.warnings,
-        *check_record(directory.path, standing.trials, events, minimise=minimise),
-    ], waiting
-
-
-def _key(event: Mapping[str, Any]) -> tuple[Any, Any]:
-    return event["row"].get("trial"), event["row"].get("epoch")
+    found = check_record(
+        directory.path,
+        standing.trials,
+        events,
+        minimise=minimise,
+        confirm_trials=standing.confirm_trials,
+    )
+    return [*standing.warnings, *found], waiting
 
 
 def export(
@@ -264,9 +294,16 @@ def tensorboard(
     from search.run_directory import RunDirectory
 
     directory = RunDirectory.open(name, out)
+    confirmed = directory.confirmations.is_dir()
     port = _free_port(TENSORBOARD_PORTS if port is None else (port,))
     say(f"TensorBoard: http://127.0.0.1:{port}/  (Ctrl-C ends it)")
-    command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(directory.trials)]
+    command = [
+        sys.executable,
+        "-m",
+        "tensorboard.main",
+        "--logdir",
+        str(directory.path if confirmed else directory.trials),
+    ]
     command += ["--host", "127.0.0.1", "--port", str(port)]
     if directory.stored is not None:
         return _follow(directory.stored, command)

@@ -9,6 +9,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pyarrow.compute as pc
+
 from search.console import shown_path
 from search.errors import BadInput
 from search.record import read_epochs, read_trials
@@ -33,7 +35,8 @@ def export_run(directory: RunDirectory, space: Space, to: Path) -> list[str]:
         to.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise BadInput(f"--to {to}: cannot be made ({error.strerror})") from error
-    trials, epochs = read_trials(directory.path), read_epochs(directory.path)
+    trials, confirmed = _by_phase(read_trials(directory.path))
+    epochs, confirm_epochs = _by_phase(read_epochs(directory.path))
     _write_csv(trials, to / "trials.csv")
     _write_csv(epochs, to / "epochs.csv")
     shutil.copyfile(directory.space, to / "space.yaml")
@@ -42,6 +45,13 @@ def export_run(directory: RunDirectory, space: Space, to: Path) -> list[str]:
         f"{shown_path(to / 'epochs.csv')}: {epochs.num_rows} epochs",
         f"{shown_path(to / 'space.yaml')}: what was searched",
     ]
+    if confirmed.num_rows:
+        _write_csv(confirmed, to / "confirm_trials.csv")
+        _write_csv(confirm_epochs, to / "confirm_epochs.csv")
+        said.append(
+            f"{shown_path(to / 'confirm_trials.csv')}: {confirmed.num_rows} trials of the confirmation, with "
+            "confirm_epochs.csv"
+        )
     best = summarise(read_rows(directory), space, directory.name)["best"]
     if best is None:
         return [*said, "no trial has a value yet: there is no best model to export"]
@@ -54,6 +64,13 @@ def export_run(directory: RunDirectory, space: Space, to: Path) -> list[str]:
         else:
             said.append(f"trial {best['trial']}, the best, has no {name} yet")
     return said
+
+
+def _by_phase(table: pa.Table) -> tuple[pa.Table, pa.Table]:
+    """The rows of the search, without what only a confirmation has, and those of the confirmation."""
+    search, confirm = (table.filter(pc.equal(table["phase"], phase)) for phase in ("search", "confirm"))
+    only = [name for name in table.column_names if name == "source" or name.startswith("test.")]
+    return search.drop_columns(only), confirm
 
 
 def _write_csv(table: pa.Table, path: Path) -> None:

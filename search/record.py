@@ -26,7 +26,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from search.errors import DamagedRun
-from search.events import sync_directory
+from search.events import phase_of, sync_directory
 from search.schema import (
     ENDED,
     EPOCH_COLUMNS,
@@ -209,12 +209,13 @@ def check_record(
     events: Sequence[Mapping[str, Any]],
     *,
     minimise: Collection[str] = (),
+    confirm_trials: Sequence[Mapping[str, Any]] = (),
 ) -> list[str]:
     """Complaints about a record that contradicts itself, the study or the event log; none when it is whole.
 
     `study_trials` holds {number, state, value, params, user_attrs} of each trial; `value` is None, a number,
-    or a list of numbers for several objectives. The run counts as finished when its last `search` event says
-    `finish`.
+    or a list of numbers for several objectives; `confirm_trials` the same of the confirmation's study. A
+    phase counts as finished when its last `search` event says `finish`.
     """
     complaints: list[str] = []
     stored = _stored(Path(run_dir), complaints)
@@ -222,8 +223,21 @@ def check_record(
     trials = read_trials(run_dir, complaints).to_pylist()
     complaints += _rows_twice(stored)
     complaints += _rows_lost(merged, _acknowledged(Path(run_dir), events))
-    complaints += _states_disagree(trials, study_trials, events)
-    complaints += _figures_disagree(merged, trials, study_trials, minimise)
+    rows: dict[tuple[str, int], list[Row]] = {}
+    for row in merged.to_pylist():
+        rows.setdefault((row["phase"], row["trial"]), []).append(row)
+    for phase, studied in (("search", study_trials), ("confirm", confirm_trials)):
+        own = [row for row in trials if row["phase"] == phase]
+        mine = [event for event in events if phase_of(event) == phase]
+        called = "trial" if phase == "search" else "confirm trial"
+        complaints += _states_disagree(own, studied, mine, called)
+        complaints += _figures_disagree(
+            {trial: found for (one, trial), found in rows.items() if one == phase},
+            own,
+            studied,
+            minimise,
+            called,
+        )
     return complaints
 
 
@@ -266,60 +280,59 @@ def _rows_lost(merged: pa.Table, acknowledged: Sequence[dict[str, Any]]) -> list
 
 
 def _states_disagree(
-    trials: Sequence[Row], study_trials: Sequence[Mapping[str, Any]], events: Sequence[Mapping[str, Any]]
+    trials: Sequence[Row],
+    study_trials: Sequence[Mapping[str, Any]],
+    events: Sequence[Mapping[str, Any]],
+    called: str,
 ) -> list[str]:
-    """Trials that one of study, event log and trials.parquet knows otherwise than another."""
+    """Trials of one phase that one of study, event log and trials.parquet knows otherwise than another."""
     complaints = []
     study = {trial["number"]: trial["state"] for trial in study_trials}
-    recorded = {row["trial"]: row["state"] for row in trials if row["phase"] == "search"}
+    recorded = {row["trial"]: row["state"] for row in trials}
     finished = [event["what"] for event in events if event["kind"] == "search"][-1:] == ["finish"]
-    if len(recorded) != sum(row["phase"] == "search" for row in trials):
-        complaints.append("trials.parquet: a trial has two rows")
+    if len(recorded) != len(trials):
+        complaints.append(f"trials.parquet: a {called} has two rows")
     ended: dict[int, str] = {}
     for event in events:
-        if (event.get("phase") or "search") != "search":
-            continue
-        trial = event.get("trial")
+        number = event.get("trial")
         if event["kind"] == "finished":
-            if ended.setdefault(trial, event["state"]) != event["state"]:
-                complaints.append(f"trial {trial}: finished as {ended[trial]} and again as {event['state']}")
-        elif event["kind"] == "started" and trial in ended:
-            complaints.append(f"trial {trial}: was started again after it had finished as {ended[trial]}")
-    for trial in sorted(study.keys() | recorded.keys() | ended.keys()):
-        state, row, last = study.get(trial), recorded.get(trial), ended.get(trial)
+            if ended.setdefault(number, event["state"]) != event["state"]:
+                again = f"finished as {ended[number]} and again as {event['state']}"
+                complaints.append(f"{called} {number}: {again}")
+        elif event["kind"] == "started" and number in ended:
+            again = f"was started again after it had finished as {ended[number]}"
+            complaints.append(f"{called} {number}: {again}")
+    for number in sorted(study.keys() | recorded.keys() | ended.keys()):
+        state, row, last = study.get(number), recorded.get(number), ended.get(number)
         if state is None:
-            complaints.append(f"trial {trial}: is recorded, but the study does not have it")
+            complaints.append(f"{called} {number}: is recorded, but the study does not have it")
         elif finished and state not in ENDED:
-            complaints.append(f"trial {trial}: is {state} in the study of a finished run")
+            complaints.append(f"{called} {number}: is {state} in the study of a finished run")
         elif last is not None and last != state:
-            complaints.append(f"trial {trial}: finished as {last}, but is {state} in the study")
+            complaints.append(f"{called} {number}: finished as {last}, but is {state} in the study")
         elif (finished or row in ENDED) and row != state:
             complaints.append(
-                f"trial {trial}: is {row or 'absent'} in trials.parquet, but {state} in the study"
+                f"{called} {number}: is {row or 'absent'} in trials.parquet, but {state} in the study"
             )
     return complaints
 
 
 def _figures_disagree(
-    merged: pa.Table,
+    epochs: Mapping[int, Sequence[Row]],
     trials: Sequence[Row],
     study_trials: Sequence[Mapping[str, Any]],
     minimise: Collection[str],
+    called: str,
 ) -> list[str]:
-    """Counts of epochs and best values that the rows of epochs.parquet do not give again."""
+    """Counts of epochs and values that one phase's rows of epochs.parquet do not give again."""
     complaints = []
     values = {trial["number"]: trial["value"] for trial in study_trials}
-    rows: dict[tuple[str, int], list[Row]] = {}
-    for row in merged.to_pylist():
-        rows.setdefault((row["phase"], row["trial"]), []).append(row)
-    for phase, trial in sorted(rows.keys() - {(row["phase"], row["trial"]) for row in trials}):
-        if phase == "search" and trial not in values:
-            complaints.append(
-                f"trial {trial}: has {len(rows[phase, trial])} epochs, but the study does not have it"
-            )
+    for number in sorted(epochs.keys() - {row["trial"] for row in trials} - values.keys()):
+        complaints.append(
+            f"{called} {number}: has {len(epochs[number])} epochs, but the study does not have it"
+        )
     for row in trials:
-        own = rows.get((row["phase"], row["trial"]), [])
-        place = f"{row['phase']} trial {row['trial']}"
+        own, place = epochs.get(row["trial"], []), f"{called} {row['trial']}"
         if row["state"] in ENDED and (row["epochs"] or 0) != len(own):
             complaints.append(
                 f"{place}: trials.parquet counts {row['epochs']} epochs, epochs.parquet has {len(own)}"
@@ -329,10 +342,12 @@ def _figures_disagree(
         names = [name.removeprefix("objective.") for name in row if name.startswith("objective.")]
         shown = [row["objective"], *(row[f"objective_{index}"] for index in range(1, len(names)))]
         again = summarise(own, names, minimise) if own and names else {}
-        for name in ["objective", "best_epoch", *(f"objective.{name}" for name in names)]:
-            if row[name] is None or row[name] != again.get(name):
+        tested = [name for name in row if name.startswith("test.")]
+        for name in ["objective", "best_epoch", *(f"objective.{name}" for name in names), *tested]:
+            needed = name not in tested
+            if repr(row[name]) != repr(again.get(name)) or (needed and row[name] is None):
                 complaints.append(f"{place}: {name} is {row[name]}, its rows give {again.get(name)}")
-        told = values.get(row["trial"]) if row["phase"] == "search" else None
+        told = values.get(row["trial"])
         if told is not None and list(told if isinstance(told, (list, tuple)) else [told]) != shown:
             complaints.append(f"{place}: objective is {shown} in trials.parquet, {told} in the study")
     return complaints

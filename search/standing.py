@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from search.confirm import study_name
 from search.errors import DamagedRun
-from search.events import read_events
+from search.events import phase_of, read_events
 from search.preflight import num_trials
 from search.run_directory import RunDirectory
 from search.space import Space
@@ -24,7 +25,9 @@ class Standing:
     """`finished`: all trials have ended and the last search said so. `running`: a search works on it now.
 
     Neither: it can be resumed. `wanted`: how many trials there are to be. `trials` as the study has them (see
-    `study_trials`), `events` of the log with the `warnings` of reading it.
+    `study_trials`), `events` of the log (of both phases) with the `warnings` of reading it.
+
+    `confirm_trials` are those of the confirmation; `confirmed` tells that it has all that it was asked for.
     """
 
     finished: bool
@@ -33,6 +36,8 @@ class Standing:
     trials: Sequence[Mapping[str, Any]]
     events: Sequence[Mapping[str, Any]]
     warnings: Sequence[str]
+    confirm_trials: Sequence[Mapping[str, Any]] = ()
+    confirmed: bool = False
 
     @property
     def ended(self) -> int:
@@ -51,10 +56,18 @@ def standing_of(directory: RunDirectory, space: Space) -> Standing:
     trials = study_trials(directory.journal, space)  # after the events: whatever they tell, the study knows
     if trials and not events:
         warnings = [f"{directory.events}: there is no event log", *warnings]
-    said = [event["what"] for event in events if event["kind"] == "search"][-1:]
     wanted = num_trials(space)
     ended = sum(trial["state"] in ENDED for trial in trials)
-    return Standing(said == ["finish"] and ended >= wanted, running, wanted, trials, events, warnings)
+    finished = _last_word(events, "search") == "finish" and ended >= wanted
+    confirm_trials = study_trials(directory.journal, space, study_name(space))
+    confirmed = _last_word(events, "confirm") == "finish"
+    return Standing(finished, running, wanted, trials, events, warnings, confirm_trials, confirmed)
+
+
+def _last_word(events: Sequence[Mapping[str, Any]], phase: str) -> str | None:
+    """What the driver said last about a phase: start, resume, stop or finish."""
+    said = [event["what"] for event in events if event["kind"] == "search" and phase_of(event) == phase]
+    return said[-1] if said else None
 
 
 def is_worked_on(directory: RunDirectory) -> bool:
@@ -72,8 +85,10 @@ def is_worked_on(directory: RunDirectory) -> bool:
     return False
 
 
-def study_trials(journal: Path, space: Space) -> list[dict[str, Any]]:
+def study_trials(journal: Path, space: Space, name: str | None = None) -> list[dict[str, Any]]:
     """{number, state, value, params, user_attrs} of each trial of the study, by number; nothing is repaired.
+
+    `name` of the study, by default the search's.
 
     `value` is a list for several objectives, None without a value. Raises DamagedRun when the journal cannot
     be read.
@@ -82,8 +97,8 @@ def study_trials(journal: Path, space: Space) -> list[dict[str, Any]]:
 
     try:
         storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(journal)))
-        study = optuna.load_study(study_name=space.name, storage=storage)
-    except KeyError:  # no study yet: the search was ended before its first trial
+        study = optuna.load_study(study_name=name or space.name, storage=storage)
+    except KeyError:  # no study yet: the phase was ended before its first trial, or never begun
         return []
     except (ValueError, TypeError, AttributeError) as error:
         raise DamagedRun(
