@@ -19,6 +19,7 @@ import typer
 from search import (
     commands_about,
     commands_compare,
+    commands_confirm,
     commands_data,
     commands_explain,
     commands_read,
@@ -46,6 +47,7 @@ app = typer.Typer(
 for command in (
     commands_run.run,
     commands_run.resume,
+    commands_confirm.confirm,
     commands_run.validate,
     commands_run.train,
     commands_read.show,

@@ -7,10 +7,11 @@ import re
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from search.commands_confirm import confirm_in, end_of_confirmation, too_few
 from search.console import say, shown_path
 from search.errors import BadInput, RunFailed
 from search.session import (
@@ -28,8 +29,8 @@ from search.session import (
     Trials,
     Verbose,
     Workers,
+    options_of,
     overrides_of,
-    slots_of,
 )
 from search.storage import file_of
 
@@ -38,13 +39,13 @@ if TYPE_CHECKING:
     from search.preflight import Checked
     from search.run_directory import RunDirectory
     from search.space import Space
+    from search.standing import Standing
 
 __all__ = ["resume", "run", "train", "validate"]
 
 RUNS = Path("runs")
 logger = logging.getLogger("loss_search.cli")
 
-MOST_REPORTED = 500  # trials of which a page is written at once, in a few seconds (tests/bench/LOG.md)
 MORE = re.compile(r"\+(\d{1,7})")
 
 
@@ -79,7 +80,7 @@ def run(
 
     overrides = overrides_of(settings)
     asked = _space(space, overrides, quick_test, trials, epochs, seed)
-    options = _options(engines, workers_per_engine, slots, address, verbose)
+    options = options_of(engines, workers_per_engine, slots, address, verbose)
     full = _space(space, overrides, False, trials, epochs, seed) if quick_test else asked
     checked = check_data(asked, workers_per_engine, full)
     if dry_run:
@@ -109,7 +110,8 @@ def resume(
 ) -> None:
     """Continue RUN where it stopped.
 
-    Trials in progress go on from their last checkpoint; then come those that are left.
+    Trials in progress go on from their last checkpoint; then come those that are left, and the confirmation
+    where the space asks for one.
 
     \b
     Examples:
@@ -120,23 +122,18 @@ def resume(
     from search.run import Run
     from search.run_directory import RunDirectory
     from search.standing import standing_of
-    from search.summary import read_rows, summarise, write
-    from search.summary_lines import next_steps
 
     more = _more(trials)
     directory = context.with_resource(RunDirectory.held(name, out))
     asked = Run.stored_space(directory)
     if more and asked.sampler == "grid":
         raise BadInput("--trials: a grid is searched when its cells are; start a new run with a larger grid")
-    if not more and standing_of(directory, asked).finished:
-        say(f"{shown_path(directory.path)} is finished: there is nothing to continue.")
-        rows = read_rows(directory)
-        summary = summarise(rows, asked, directory.name)
-        if not (directory.report / "summary.json").exists():  # killed between its last trial and its report
-            write(summary, rows, directory)
-        next_steps(summary, asked, directory)
+    standing = standing_of(directory, asked)
+    to_confirm = bool(asked.confirm) and too_few(standing.trials) is None and not standing.confirmed
+    if not more and standing.finished and not to_confirm:
+        _tell_finished(directory, asked, standing)
         return
-    options = _options(engines, workers_per_engine, slots, address, verbose)
+    options = options_of(engines, workers_per_engine, slots, address, verbose)
     checked = check_data(asked, workers_per_engine, seek_traps=False)  # they were said when it began
     checked = replace(checked, warnings=(*checked.warnings, *_other_versions(directory)))
     if more:
@@ -240,18 +237,6 @@ def _space(
     return load_space(space, overrides=overrides, trials=trials, epochs=epochs, seed=seed)
 
 
-def _options(
-    engines: int | None, workers_per_engine: int, slots: str | None, address: str | None, verbose: bool
-) -> Options:
-    """The options of a search, refused here when this machine has no room: before anything is written."""
-    from search.cluster import plan_engines
-    from search.driver import Options
-
-    options = Options(engines, workers_per_engine, slots_of(slots), address, verbose)
-    plan_engines(options.engines, options.workers_per_engine, options.slots, options.address)
-    return options
-
-
 def _other_versions(directory: RunDirectory) -> list[str]:
     changed = directory.changed_versions()
     if not changed:
@@ -270,17 +255,39 @@ def _more(trials: str | None) -> int:
     return int(found[1])
 
 
+def _tell_finished(directory: RunDirectory, space: Space, standing: Standing) -> None:
+    from search.summary import read_conclusion, read_rows, summarise
+    from search.summary_files import write_summary
+    from search.summary_lines import next_steps
+
+    run = shown_path(directory.path)
+    say(f"{run} is finished: there is nothing to continue.")
+    if standing.confirm_trials and not standing.confirmed:
+        say(f"Its confirmation is not: continue with: loss-search confirm {run}")
+    if (directory.report / "summary.json").exists():
+        conclusion = read_conclusion(directory, space)
+        summary = summarise(read_rows(directory), space, directory.name, conclusion=conclusion)
+    else:  # killed between its last trial and its report
+        summary = write_summary(directory, space)
+    next_steps(summary, space, directory)
+
+
 def _search(
     session: Session, directory: RunDirectory, space: Space, options: Options, checked: Checked
 ) -> None:
-    """Search with everything that a person sees of it. Ends the program with 3 when it can be continued."""
+    """Search with everything that a person sees of it, and confirm where the space asks for it.
+
+    Ends the program with 3 when it can be continued.
+    """
     from search import logs
+    from search.confirm import settings_of
     from search.describe import warn
     from search.display import Display
-    from search.driver import search
-    from search.experiment_tables import experiment_of, print_experiment
-    from search.summary import read_rows, summarise, write
-    from search.summary_lines import next_steps, print_summary
+    from search.driver import Driver
+    from search.run import Run
+    from search.standing import confirm_settings
+    from search.summary_files import page_of, write_summary
+    from search.summary_lines import next_steps
 
     session.run, session.log = directory.path, directory.log
     sizes = ", ".join(f"{size:,} {split}" for split, size in checked.sizes.items())
@@ -290,19 +297,22 @@ def _search(
     with logs.configure(directory.log, options.verbose):
         for warning in checked.warnings:
             logger.info("warning: %s", warning)
-        with Display(directory.path) as display:
-            outcome = search(directory, space, options, display)
-        rows = read_rows(directory)
-        summary = summarise(rows, space, directory.name, checked.chance, checked.warnings)
-        experiment = experiment_of(directory, space)
-        if experiment is not None:
-            summary["experiment"] = experiment
-        write(summary, rows, directory)
-        if outcome.complete and len(rows.trials) <= MOST_REPORTED:
-            _report(directory, space)
-    print_summary(summary, space, directory)
-    if experiment is not None:
-        print_experiment(experiment, directory)
+        with Driver(directory, options) as driver:
+            with Display(directory.path) as display:
+                outcome = driver.work(lambda: Run(directory, space), display)
+            summary = write_summary(directory, space, checked)
+            confirmed = None
+            if outcome.complete and _is_to_be_confirmed(space, directory):
+                _print_search(summary, space, directory)
+                settings = settings_of(space, confirm_settings(directory.journal, space), {})
+                confirmed = confirm_in(driver, directory, space, settings)
+                summary = write_summary(directory, space, checked)
+        if outcome.complete:
+            page_of(directory, space)
+    if confirmed is not None:
+        end_of_confirmation(confirmed, summary, directory)
+        return
+    _print_search(summary, space, directory)
     if not outcome.complete:
         say()
         say(f"stopped; continue with: loss-search resume {shown_path(directory.path)}")
@@ -312,17 +322,20 @@ def _search(
     next_steps(summary, space, directory)
 
 
-def _report(directory: RunDirectory, space: Space) -> None:
-    """The page of a search that is complete; what is wrong with it is told, for the search is not."""
-    from search.findings import gather
-    from search.report import write_report
+def _print_search(summary: dict[str, Any], space: Space, directory: RunDirectory) -> None:
+    from search.experiment_tables import print_experiment
+    from search.summary_lines import print_summary
 
-    try:
-        write_report(gather(directory, space))
-    except OSError:
-        raise  # a full disk, which ends every command alike
-    except Exception as error:
-        # The search has ended and its record is whole: a page that cannot be drawn is no failed run.
-        logger.exception("the report's page was not written")
-        again = f"loss-search report {shown_path(directory.path)}"
-        say(f"The report's page was not written ({type(error).__name__}); see {directory.log}, then: {again}")
+    print_summary(summary, space, directory)
+    if "experiment" in summary:
+        print_experiment(summary["experiment"], directory)
+
+
+def _is_to_be_confirmed(space: Space, directory: RunDirectory) -> bool:
+    """Whether the space asks for it and the search has chosen anything; says so when it has not."""
+    from search.standing import study_trials
+
+    few = too_few(study_trials(directory.journal, space)) if space.confirm else None
+    if few:
+        say(few)
+    return bool(space.confirm) and few is None

@@ -12,7 +12,7 @@ from __future__ import annotations
 import enum
 import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "LATER",
+    "SETTINGS",
     "Candidate",
     "Confirmation",
     "Later",
@@ -35,12 +36,13 @@ __all__ = [
     "chosen",
     "fresh_seeds",
     "missing",
+    "settings_of",
     "study_name",
 ]
 
 NAME = "confirm"
+SETTINGS = "settings"  # the study's user attribute
 SEEDS = 2**31 - 1  # seeds are below this, as a space's are
-FEWEST = 2  # complete trials of a search that can be confirmed: one was not chosen among any
 
 
 class _Wait(enum.Enum):
@@ -61,7 +63,7 @@ class Settings:
 
     top: int = 3
     seeds: int = 5
-    max_seeds: int = 5  # more than `seeds`: seeds are added, one each, until the verdict is clear
+    max_seeds: int = 0  # seeds are added, one each, up to so many, until the verdict is clear; 0: as `seeds`
 
     def __post_init__(self) -> None:
         for option, value, least, why in (
@@ -70,15 +72,35 @@ class Settings:
         ):
             if not least <= value <= 1000:
                 raise BadInput(f"{option} {value}: must be {least} to 1000 {why}")
+        object.__setattr__(self, "max_seeds", self.max_seeds or self.seeds)
         if not self.seeds <= self.max_seeds <= 1000:
             raise BadInput(
                 f"--max-seeds {self.max_seeds}: must be at least --seeds ({self.seeds}) and at most 1000"
             )
 
+    def plain(self) -> dict[str, int]:
+        """As a space's `confirm:` has it."""
+        plain = {"top": self.top, "seeds": self.seeds}
+        return {**plain, "max_seeds": self.max_seeds} if self.max_seeds > self.seeds else plain
+
     @property
     def looks(self) -> tuple[int, ...]:
         """The numbers of seeds at which the verdict is looked at."""
         return tuple(range(self.seeds, self.max_seeds + 1))
+
+
+def settings_of(space: Space, stored: Mapping[str, int], given: Mapping[str, int | None]) -> Settings:
+    """What the command line gave, else what this confirmation had before, else the space, else the default.
+
+    Raises BadInput for what makes no confirmation.
+    """
+    explicit = {key: value for key, value in given.items() if value is not None}
+    merged = {"top": Settings.top, "seeds": Settings.seeds, **space.confirm, **stored, **explicit}
+    if "max_seeds" not in explicit and merged.get("max_seeds", 0) < merged["seeds"]:
+        merged["max_seeds"] = 0
+    elif explicit.get("max_seeds") == 0:
+        raise BadInput("--max-seeds 0: must be at least --seeds")
+    return Settings(**merged)
 
 
 class Candidate(NamedTuple):
@@ -173,8 +195,8 @@ class Confirmation:
         self.seeds = fresh_seeds(space.seed, settings.max_seeds, used)
         self.count = settings.seeds  # seeds that each configuration gets, as far as is known now
         self.clear: dict[int, bool] = {}  # what the looks said, by `count`
-        if study.optuna.user_attrs.get("settings") != asdict(settings):
-            study.optuna.set_user_attr("settings", asdict(settings))
+        if study.optuna.user_attrs.get(SETTINGS) != settings.plain():
+            study.optuna.set_user_attr(SETTINGS, settings.plain())
 
     def ask(self) -> Asked | Later | None:
         """The next trial, None when there is none, LATER when trials that run will decide it."""

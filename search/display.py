@@ -35,12 +35,12 @@ class Display:
     """Shows snapshots: `start`, call it with each one, `stop`.
 
     Args:
-        path: the run directory, named at the start.
+        path: the run directory, named at the start unless it was already (`announce=False`).
         file: where to write; the standard output by default.
     """
 
-    def __init__(self, path: Path, file: IO[str] | None = None) -> None:
-        self.path = path
+    def __init__(self, path: Path, file: IO[str] | None = None, *, announce: bool = True) -> None:
+        self.path, self.announce = path, announce
         self.console = console(file)
         self.news: deque[str] = deque(maxlen=NEWS_SHOWN)
         self.live: Any = None
@@ -49,8 +49,9 @@ class Display:
 
     def start(self) -> None:
         run = shown_path(self.path)
-        self._print(f"run directory  {run}")
-        self._print(f"to watch       loss-search tensorboard {run}")
+        if self.announce:
+            self._print(f"run directory  {run}")
+            self._print(f"to watch       loss-search tensorboard {run}")
         if not self.console.is_terminal:
             return
         from rich.live import Live
@@ -70,7 +71,7 @@ class Display:
         now = time.monotonic()
         if snapshot.stage != self._stage:
             self._stage, self._line_at = snapshot.stage, now
-            self._print(f"{duration(snapshot.elapsed_s)} {STAGES.get(snapshot.stage, snapshot.stage)}")
+            self._print(f"{duration(snapshot.elapsed_s)} {_doing(snapshot)}")
         elif now - self._line_at >= PLAIN_EVERY_S:
             self._line_at = now
             self._print(status_line(snapshot))
@@ -94,7 +95,7 @@ class Display:
 def status_line(snapshot: Snapshot) -> str:
     """Where a search stands, in one line; before its first epoch and after its last, what it does."""
     if snapshot.stage != "searching":
-        return f"{duration(snapshot.elapsed_s)} {STAGES.get(snapshot.stage, snapshot.stage)}"
+        return f"{duration(snapshot.elapsed_s)} {_doing(snapshot)}"
     states = snapshot.states
     parts = [
         f"{duration(snapshot.elapsed_s)} {_ended(states)} of {snapshot.trials_total} trials ended",
@@ -117,7 +118,7 @@ def frame(snapshot: Snapshot, news: tuple[str, ...]) -> RenderableType:
     head.add_column(style="bold", no_wrap=True)
     head.add_column(overflow="fold")
     time_spent = ", ".join([duration(snapshot.elapsed_s), *_left(snapshot)])
-    head.add_row("search", Text(f"{STAGES.get(snapshot.stage, snapshot.stage)}  {time_spent}"))
+    head.add_row(snapshot.phase, Text(f"{_doing(snapshot)}  {time_spent}"))
     states = snapshot.states
     to_go = max(0, snapshot.trials_total - _ended(states) - states["running"])
     head.add_row(
@@ -154,6 +155,12 @@ def _running(snapshot: Snapshot) -> RenderableType:
     if len(snapshot.running) > RUNNING_SHOWN:
         rows.append(("...", f"and {len(snapshot.running) - RUNNING_SHOWN} more", "", "", "", ""))
     return table(columns, rows, right=("trial", "epoch", columns[3], "best"))
+
+
+def _doing(snapshot: Snapshot) -> str:
+    if snapshot.phase == "confirm" and snapshot.stage == "searching":
+        return "confirming: the best again, with fresh seeds"
+    return STAGES.get(snapshot.stage, snapshot.stage)
 
 
 def _ended(states: Mapping[str, int]) -> int:

@@ -1,6 +1,6 @@
-"""One session with a run, from start to end.
+"""A run as it is worked on, from start to end.
 
-    Session    hold the run ─► work() on a phase ─► work() on the next ─► engines end, Ray ends
+    Driver     hold the run ─► work() on a phase ─► work() on the next ─► engines end, Ray ends
     work()     open the phase ─► Ray and engines, unless they are warm ─► Tune executes its trials ─► close
     engines    long-lived Ray Train worker groups (`search.engines`); they outlive trials and phases
     Tune       one proxy actor a trial, no torch; its results pass through `Run.receive`, which decides
@@ -32,7 +32,7 @@ from search.run import Run
 from search.run_directory import RunDirectory
 from search.space import Space
 
-__all__ = ["Options", "Outcome", "Session", "search"]
+__all__ = ["Driver", "Options", "Outcome", "search"]
 
 logger = logging.getLogger("loss_search.driver")
 
@@ -59,6 +59,7 @@ class Outcome:
 
     directory: RunDirectory
     complete: bool
+    worked: bool  # whether there was anything to do
     last: Snapshot
 
 
@@ -70,11 +71,11 @@ def search(
     `watch` gets a snapshot every half second. SIGINT or SIGTERM once ends it cleanly, twice at once. Raises
     RunFailed when it cannot go on, Incomplete when it cannot but can be resumed.
     """
-    with Session(directory, options) as session:
-        return session.work(lambda: Run(directory, space), watch)
+    with Driver(directory, options) as driver:
+        return driver.work(lambda: Run(directory, space), watch)
 
 
-class Session:
+class Driver:
     """A run that is worked on: its lock, Ctrl-C, and from the first trial on Ray and the engines.
 
     Entering it holds the run (BadInput when another process does). Leaving it ends what was started.
@@ -86,7 +87,7 @@ class Session:
         self.engines: Engines | None = None
         self.broker: Any = None
 
-    def __enter__(self) -> Session:
+    def __enter__(self) -> Driver:
         self._stack = contextlib.ExitStack()
         self._stack.enter_context(self.directory.locked())
         self._interrupt = self._stack.enter_context(_Interrupt())
@@ -102,8 +103,11 @@ class Session:
         """
         try:
             with opened() as run:
+                if self.engines is not None:
+                    run.stage = "searching"
                 watch(run.snapshot())
-                if run.work_left() and not self._is_over:
+                worked = run.work_left()
+                if worked and not self._is_over:
                     self._start(run)
                     self._execute(run, watch)
                 run.stage = "finishing"
@@ -113,7 +117,7 @@ class Session:
         except OSError as error:
             raise Incomplete(_storage_message(self.directory, error)) from error
         watch(last)
-        return Outcome(self.directory, complete, last)
+        return Outcome(self.directory, complete, worked, last)
 
     @property
     def _is_over(self) -> bool:

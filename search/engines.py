@@ -32,7 +32,7 @@ KILLS, KILL_AGAIN_S = 20, 1.0  # of controllers, for one may be started while an
 
 
 class Engines:
-    """The engines of one session: a thread each that holds a `TorchTrainer.fit`."""
+    """The engines of one driver: a thread each that holds a `TorchTrainer.fit`."""
 
     def __init__(self, space: Space, plan: EnginePlan, address: dict[str, str], broker: Any) -> None:
         self.space, self.plan, self.address, self.broker = space, plan, address, broker

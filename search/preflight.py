@@ -16,6 +16,7 @@ from trainables.errors import BadData as BadDataValue
 __all__ = ["Checked", "Cost", "check_data", "cost_of", "minutes_of", "num_trials", "quick_space"]
 
 QUICK_TRIALS, QUICK_EPOCHS = 8, 5
+QUICK_CONFIRM = {"top": 2, "seeds": 3, "max_seeds": 3}
 # A run of one epoch shows nothing yet: rules that wait at all wait for two even in a quick test.
 LEAST_WAIT = 2
 START_UP_S = 25.0  # Ray and the engines on two cores (tests/bench/LOG.md)
@@ -115,7 +116,8 @@ def quick_space(
     epochs: int | None = None,
     seed: int | None = None,
 ) -> Space:
-    """`space` with at most 8 trials of 5 epochs, and its stop rules' epoch counts scaled down in proportion.
+    """`space` with at most 8 trials of 5 epochs, and its stop rules' epoch counts scaled down in proportion;
+    a confirmation, where it has one, with at most 2 winners and 3 seeds.
 
     What the command line says explicitly (`trials`, `epochs`, `--set stop...`) stays as it says.
     """
@@ -128,8 +130,17 @@ def quick_space(
     epochs = epochs or min(full.budget.epochs, QUICK_EPOCHS)
     scaled = _scaled(plain_stop_rules(full.stop), epochs / full.budget.epochs)
     text = yaml.safe_dump(scaled, default_flow_style=True, width=math.inf)
+    less = {
+        f"confirm.{key}": str(min(full.confirm[key], QUICK_CONFIRM[key]))
+        for key in full.confirm
+        if f"confirm.{key}" not in others
+    }
     return load_space(
-        space, overrides={**others, "stop": text, **stop_rules}, trials=trials, epochs=epochs, seed=seed
+        space,
+        overrides={**others, **less, "stop": text, **stop_rules},
+        trials=trials,
+        epochs=epochs,
+        seed=seed,
     )
 
 

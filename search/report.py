@@ -21,8 +21,7 @@ from search.page import Figure, render, write_bytes, write_page
 from search.report_sections import Section, pictures, sections
 from search.report_tables import full_table, parallel_sentence, parallel_spec
 from search.run_directory import RunDirectory, version
-from search.summary import summarise, write
-from search.verdict import conclude
+from search.summary import read_conclusion, summarise, write
 
 __all__ = ["gather", "write_report"]
 
@@ -33,11 +32,11 @@ OURS = re.compile(r"[a-z0-9_]+\.png")  # names of figures that a report writes, 
 def write_report(found: Found) -> Path:
     """Write everything below `report/`; returns the page's path. Raises OSError (disk full)."""
     directory = found.directory
-    summary = summarise(found.rows, found.space, directory.name, found.chance, found.warnings)
+    conclusion = read_conclusion(directory, found.space)
+    summary = summarise(found.rows, found.space, directory.name, found.chance, found.warnings, conclusion)
     experiment = experiment_of(directory, found.space)
     if experiment is not None:
         summary["experiment"] = experiment
-    conclusion = conclude(found.rows.trials, found.confirm, found.space) if found.confirm else None
     parts = sections(found, summary, conclusion)
     figures = [figure for part in parts for figure in part.figures]
     cost = report_head.cost_of_search(found)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from search.errors import BadInput
 from search.storage import place_of
+
+if TYPE_CHECKING:
+    from search.driver import Options
 
 __all__ = [
     "Address",
@@ -26,6 +29,7 @@ __all__ = [
     "Trials",
     "Verbose",
     "Workers",
+    "options_of",
     "overrides_of",
     "slots_of",
 ]
@@ -85,6 +89,18 @@ def overrides_of(settings: list[str] | None) -> dict[str, str]:
             raise BadInput(f"--set {key}: given twice, as {found[key]} and {value}; remove one")
         found[key] = value
     return found
+
+
+def options_of(
+    engines: int | None, workers_per_engine: int, slots: str | None, address: str | None, verbose: bool
+) -> Options:
+    """How a session runs; refused here when this machine has no room: before anything is written."""
+    from search.cluster import plan_engines
+    from search.driver import Options
+
+    options = Options(engines, workers_per_engine, slots_of(slots), address, verbose)
+    plan_engines(options.engines, options.workers_per_engine, options.slots, options.address)
+    return options
 
 
 def slots_of(text: str | None) -> int | str | None:

@@ -59,7 +59,7 @@ class Space:
         data: `source`, `path` (absolute, or None) and every data setting of the family.
         directions: "maximize" or "minimize" for each of `objectives`.
         static, knobs: in dependency order: a condition's target comes before what depends on it.
-        confirm: {"top", "seeds"}, or empty when the file does not ask for confirmation.
+        confirm: {"top", "seeds"} and perhaps "max_seeds", or empty when the file does not ask for it.
         experiment: the tables that the file declares, or None; they decide nothing about the search.
 
     Two spaces are equal when they ask for the same search, wherever they were read from.

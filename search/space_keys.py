@@ -70,7 +70,8 @@ def space_keys() -> Iterator[SpaceKey]:
         if rule in WORDS:
             yield WORDS[rule]._replace(name=f"stop.{rule}.{WORDS[rule].name}")
     yield SpaceKey("stop.any, stop.all", "[{RULE: ...}, ...]", "", "rules of which one, or each, must fire")
-    yield from _keys("confirm", CONFIRM)
+    for key in _keys("confirm", CONFIRM):
+        yield key._replace(default="seeds") if key.name == "confirm.max_seeds" else key
     yield from EXPERIMENT
 
 

@@ -48,6 +48,9 @@ SEARCH = {
 CONFIRM = {
     "top": Number(3, 1, 1000, "how many of the best are run again", integer=True),
     "seeds": Number(5, 2, 1000, "fresh seeds for each", integer=True),
+    "max_seeds": Number(
+        5, 2, 1000, "seeds are added up to so many, until the verdict is clear", integer=True
+    ),
 }
 MAX_PRESETS = 1000
 
@@ -68,7 +71,7 @@ def read_parts(root: Table, family_name: str, stem: str, complaints: Complaints)
     objectives = _read_objectives(root, family, complaints)
     statics, knobs = read_parameters(root, family, complaints)
     search = _read_plain(root, "search", SEARCH, complaints)
-    confirm = _read_plain(root, "confirm", CONFIRM, complaints) if "confirm" in root.entries else {}
+    confirm = _read_confirm(root, complaints)
     stop_table = section(root, "stop", complaints) or Table(root.place, {})
     stop = read_stop_rules(stop_table, family, objectives, complaints)
     data = _read_data(root, family, complaints)
@@ -152,6 +155,20 @@ def _read_plain(root: Table, key: str, settings: Mapping, complaints: Complaints
     table = section(root, key, complaints) or Table(root.place, {})
     check_keys(table, settings, key, complaints)
     return read_settings(table, settings, key, complaints)
+
+
+def _read_confirm(root: Table, complaints: Complaints) -> dict[str, object]:
+    """`top`, `seeds` and, where it is given, `max_seeds`; nothing without the section."""
+    if "confirm" not in root.entries:
+        return {}
+    confirm, node = _read_plain(root, "confirm", CONFIRM, complaints), root.entries["confirm"]
+    most = node.entries.get("max_seeds") if isinstance(node, Table) else None
+    if most is None:
+        del confirm["max_seeds"]
+    elif confirm["max_seeds"] < confirm["seeds"]:
+        found = f"confirm.max_seeds is {confirm['max_seeds']}, less than confirm.seeds, {confirm['seeds']}"
+        complaints.add(most.place, f"{found}. Give at least as many, or remove it.")
+    return confirm
 
 
 def _read_data(root: Table, family: Family, complaints: Complaints) -> dict[str, object]:

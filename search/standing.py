@@ -6,16 +6,19 @@ import fcntl
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from search.confirm import study_name
+from search.confirm import SETTINGS, study_name
 from search.errors import DamagedRun
 from search.events import phase_of, read_events
 from search.preflight import num_trials
 from search.run_directory import RunDirectory
 from search.space import Space
 
-__all__ = ["Standing", "is_worked_on", "standing_of", "study_trials"]
+if TYPE_CHECKING:
+    import optuna
+
+__all__ = ["Standing", "confirm_settings", "is_worked_on", "standing_of", "study_trials"]
 
 ENDED = ("COMPLETE", "PRUNED", "FAIL")
 
@@ -88,23 +91,10 @@ def is_worked_on(directory: RunDirectory) -> bool:
 def study_trials(journal: Path, space: Space, name: str | None = None) -> list[dict[str, Any]]:
     """{number, state, value, params, user_attrs} of each trial of the study, by number; nothing is repaired.
 
-    `name` of the study, by default the search's.
-
-    `value` is a list for several objectives, None without a value. Raises DamagedRun when the journal cannot
-    be read.
+    `name` of the study, by default the search's. `value` is a list for several objectives, None without a
+    value. Raises DamagedRun when the journal cannot be read.
     """
-    import optuna
-
-    try:
-        storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(journal)))
-        study = optuna.load_study(study_name=name or space.name, storage=storage)
-    except KeyError:  # no study yet: the phase was ended before its first trial, or never begun
-        return []
-    except (ValueError, TypeError, AttributeError) as error:
-        raise DamagedRun(
-            f"{journal}: is no journal of a study ({error}); restore a copy, or let `loss-search resume` try "
-            "to repair its end"
-        ) from error
+    study = _study(journal, name or space.name)
     several = len(space.objectives) > 1
     return [
         {
@@ -114,5 +104,27 @@ def study_trials(journal: Path, space: Space, name: str | None = None) -> list[d
             "params": trial.params,
             "user_attrs": trial.user_attrs,
         }
-        for trial in study.get_trials(deepcopy=False)
+        for trial in (study.get_trials(deepcopy=False) if study else ())
     ]
+
+
+def confirm_settings(journal: Path, space: Space) -> dict[str, int]:
+    """The settings of the run's confirmation, empty when there is none. Raises as `study_trials`."""
+    study = _study(journal, study_name(space))
+    return dict(study.user_attrs.get(SETTINGS, {})) if study else {}
+
+
+def _study(journal: Path, name: str) -> optuna.Study | None:
+    """A study as it is stored; None when its phase was ended before its first trial, or never begun."""
+    import optuna
+
+    try:
+        storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(journal)))
+        return optuna.load_study(study_name=name, storage=storage)
+    except KeyError:
+        return None
+    except (ValueError, TypeError, AttributeError) as error:
+        raise DamagedRun(
+            f"{journal}: is no journal of a study ({error}); restore a copy, or let `loss-search resume` try "
+            "to repair its end"
+        ) from error

@@ -25,7 +25,16 @@ from search.preflight import num_trials
 from search.run_directory import RunDirectory
 from search.space import Space
 
-__all__ = ["Rows", "collapse_of", "described", "read_rows", "reason_in_words", "summarise", "write"]
+__all__ = [
+    "Rows",
+    "collapse_of",
+    "described",
+    "read_conclusion",
+    "read_rows",
+    "reason_in_words",
+    "summarise",
+    "write",
+]
 
 Row = Mapping[str, Any]
 
@@ -73,7 +82,12 @@ def read_rows(directory: RunDirectory) -> Rows:
 
 
 def summarise(
-    rows: Rows, space: Space, run: str, chance: float | None = None, warnings: Sequence[str] = ()
+    rows: Rows,
+    space: Space,
+    run: str,
+    chance: float | None = None,
+    warnings: Sequence[str] = (),
+    conclusion: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Everything that the end of a search says, as plain values.
 
@@ -81,6 +95,7 @@ def summarise(
         run: the run's name.
         chance: `selection_accuracy` of guessing, where it is known.
         warnings: what was said about data and space before the search.
+        conclusion: of its confirmation, see `read_conclusion`.
 
     Returns:
         `best` is None when no trial has a value for the objective.
@@ -106,7 +121,23 @@ def summarise(
         "gain": _gain(best, presets, space),
         "caution": CAUTION,
         "warnings": list(warnings),
+        "conclusion": None if conclusion is None else {**conclusion, "current": _current(conclusion, best)},
     }
+
+
+def read_conclusion(directory: RunDirectory, space: Space) -> dict[str, Any] | None:
+    """What a run's confirmation has shown so far (`search.verdict.conclude`); None when there is none."""
+    from search.confirm import Settings
+    from search.record import read_trials
+    from search.standing import confirm_settings
+    from search.verdict import conclude
+
+    rows = read_trials(directory.path).to_pylist()
+    found, confirmed = ([row for row in rows if row["phase"] == phase] for phase in ("search", "confirm"))
+    if not confirmed:
+        return None
+    settings = Settings(**confirm_settings(directory.journal, space))
+    return conclude(found, confirmed, space, settings.looks)
 
 
 def collapse_of(row: Row) -> list[str]:
@@ -135,14 +166,31 @@ def write(summary: Mapping[str, Any], rows: Rows, directory: RunDirectory) -> No
     best = summary["best"]
     if best is None:
         return
-    configuration = load_configuration(directory.trial(best["trial"]) / "config.yaml", summary["family"])
-    comment = (
-        f"Trial {best['trial']} of {summary['run']}, {best['state']}: {summary['objective']} "
-        f"{best['value']:.4f} on validation data at epoch {best['epoch']}.\n"
-        f"{textwrap.fill(CAUTION, 100)}\n"
-        f"Train it: loss-search train {summary['family']} --config recommended.yaml"
+    number, why = best["trial"], _unconfirmed(summary)
+    conclusion = summary["conclusion"]
+    if conclusion is not None and conclusion["current"] and conclusion["recommended"] is not None:
+        number, why = conclusion["recommended"], _confirmed(summary)
+    configuration = load_configuration(directory.trial(number) / "config.yaml", summary["family"])
+    how = f"Train it: loss-search train {summary['family']} --config recommended.yaml"
+    write_configuration(configuration, directory.report / "recommended.yaml", f"{why}\n{how}")
+
+
+def _unconfirmed(summary: Mapping[str, Any]) -> str:
+    best = summary["best"]
+    what = f"Trial {best['trial']} of {summary['run']}, {best['state']}: {summary['objective']}"
+    stale = "It was found after the run's confirmation.\n" if summary["conclusion"] else ""
+    return (
+        f"{what} {best['value']:.4f} on validation data at epoch {best['epoch']}.\n{stale}"
+        f"{textwrap.fill(CAUTION, 100)}"
     )
-    write_configuration(configuration, directory.report / "recommended.yaml", comment)
+
+
+def _confirmed(summary: Mapping[str, Any]) -> str:
+    conclusion = summary["conclusion"]
+    plain = next(one for one in conclusion["configurations"] if one["source"] == conclusion["recommended"])
+    preset = f", preset {plain['preset']}" if plain["preset"] else ""
+    what = f"Trial {plain['source']} of {summary['run']}{preset}, confirmed with fresh seeds."
+    return "\n".join(textwrap.fill(line, 100) for line in (what, f"{conclusion['sentence']}."))
 
 
 # ---------------------------------------------------------------------- figures
@@ -154,6 +202,12 @@ def _best(trials: Sequence[Row], space: Space) -> Row | None:
     valued = [row for row in trials if row["objective"] is not None and not math.isnan(row["objective"])]
     complete = [row for row in valued if row["state"] == "COMPLETE"]
     return max(complete or valued, key=lambda row: sign * row["objective"], default=None)
+
+
+def _current(conclusion: Mapping[str, Any], best: Row | None) -> bool:
+    """Whether all that was to be confirmed is, and the search's best is among it."""
+    known = [plain["search"] for plain in conclusion["configurations"]]
+    return conclusion["complete"] and best is not None and best["objective"] in known
 
 
 def described(row: Row, last: Mapping[int, Row], space: Space) -> dict[str, Any]:

@@ -139,6 +139,8 @@ def next_steps(summary: Mapping[str, Any], space: Space, directory: RunDirectory
         recommended = shown_path(directory.report / "recommended.yaml")
         say(f"  loss-search train {summary['family']} --config {recommended}")
         say(f"  loss-search show {run} {summary['best']['trial']}")
+        if summary["conclusion"] is None and summary["states"].get("COMPLETE", 0) > 1:
+            say(f"  loss-search confirm {run}")
     say(f"  loss-search tensorboard {run}")
     if space.sampler != "grid" and space.budget.trials > len(space.presets):
         say(f"  loss-search resume {run} --trials +{max(FEWEST_MORE, space.budget.trials // 2)}")

@@ -119,9 +119,8 @@ def _budget_traps(space: Space) -> list[str]:
         found.append(
             f"{space.sampler} draws its first {random} trials at random, and there are {trials}: no learning."
         )
-    if space.confirm:
+    if space.confirm and space.confirm["top"] > trials:
         found.append(
-            "confirm is kept with the run, but this version does not train winners again: do it by hand with "
-            "`loss-search train --seed`."
+            f"confirm.top is {space.confirm['top']}, more than the {trials} trials that it chooses from."
         )
     return found

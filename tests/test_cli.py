@@ -38,7 +38,7 @@ def call(*arguments: object, **more) -> subprocess.CompletedProcess:
 
 
 def one_engine(*_: object) -> Options:
-    """In the place of `_options`: what fits this machine is not what is tested."""
+    """In the place of `options_of`: what fits this machine is not what is tested."""
     return Options(engines=1, slots=1)
 
 
@@ -112,8 +112,8 @@ def test_what_nobody_foresaw_is_called_a_bug_and_its_traceback_goes_to_the_log(
     here, capsys, monkeypatch
 ) -> None:
     directory, space = toy_run(here / "runs", trials=1)
-    monkeypatch.setattr("search.driver.search", lambda *_: 1 / 0)
-    monkeypatch.setattr(commands_run, "_options", one_engine)
+    monkeypatch.setattr("search.driver.Driver.work", lambda *_: 1 / 0)
+    monkeypatch.setattr(commands_run, "options_of", one_engine)
     assert main(["resume", directory.name]) == 1
     complaint = capsys.readouterr().err
     assert "ZeroDivisionError: division by zero" in complaint and "this is a bug" in complaint
@@ -127,8 +127,8 @@ def test_a_full_disk_says_how_to_go_on(here: Path, capsys, monkeypatch) -> None:
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device", str(directory.events))
 
-    monkeypatch.setattr("search.driver.search", full)
-    monkeypatch.setattr(commands_run, "_options", one_engine)
+    monkeypatch.setattr("search.driver.Driver.work", full)
+    monkeypatch.setattr(commands_run, "options_of", one_engine)
     assert main(["resume", directory.name]) == 3
     complaint = capsys.readouterr().err
     assert "no space left" in complaint and f"loss-search resume runs/{directory.name}" in complaint

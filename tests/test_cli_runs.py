@@ -25,7 +25,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def one_engine(*_: object) -> Options:
-    """In the place of `_options`: what fits this machine is not what is tested."""
+    """In the place of `options_of`: what fits this machine is not what is tested."""
     return Options(engines=1, slots=1)
 
 
@@ -220,7 +220,7 @@ def test_resume_wants_to_know_how_many_trials_more(here: Path, capsys, more: str
 
 def test_resume_with_more_trials_keeps_the_new_number_with_the_run(here: Path, monkeypatch) -> None:
     directory, _ = toy_run(here / "runs")
-    monkeypatch.setattr(commands_run, "_options", one_engine)
+    monkeypatch.setattr(commands_run, "options_of", one_engine)
     asked = []
     monkeypatch.setattr(commands_run, "_search", lambda *given: asked.append(given[2].budget.trials))
     assert main(["resume", directory.name, "--trials", "+4"]) == 0
@@ -231,7 +231,7 @@ def test_resume_with_more_trials_keeps_the_new_number_with_the_run(here: Path, m
 
 def test_a_run_that_another_process_works_on_is_not_enlarged(here: Path, capsys, monkeypatch) -> None:
     directory, _ = toy_run(here / "runs")
-    monkeypatch.setattr(commands_run, "_options", one_engine)
+    monkeypatch.setattr(commands_run, "options_of", one_engine)
     with directory.locked():
         assert main(["resume", directory.name, "--trials", "+4"]) == 2
     assert "works on this run" in capsys.readouterr().err

@@ -460,7 +460,7 @@ def test_fixing_a_knob_against_a_preset_names_the_way_out(tmp_path):
             "Add when: {penalty.schedule:",
         ),
         (TINY_KNOBS.replace("[0.0, 0.5]", "[0.0, 0.01]"), "less than one epoch"),
-        (TINY_KNOBS + "confirm: {top: 21}\n", "confirm is kept with the run"),
+        (TINY_KNOBS + "confirm: {top: 21}\n", "confirm.top is 21, more than the 20 trials"),
         (
             TINY_KNOBS + "search: {sampler: nsga2}\n",
             "nsga2 draws its first 50 trials at random, and there are 20",
