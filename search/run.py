@@ -170,13 +170,15 @@ class Run:
                 return asked
             self.trials[asked.number] = Trial(asked)
         trial = self.trials[asked.number]
-        trial.started_at = trial.started_at or time.time()
+        now = time.time()
+        trial.started_at = trial.started_at or now
         directory = self.directory.trial(asked.number, self.phase)
         directory.mkdir(parents=True, exist_ok=True)
         write_trial_config(directory, self.space, asked)
         self._log(
             {
                 "kind": "started",
+                "time": now,
                 "trial": asked.number,
                 "params": asked.params,
                 "seed": asked.seed,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import yaml
 from search.run import Run
 from search.run_directory import RunDirectory
 from search.space import Space, load_space
+from search.study import Asked
 
 SPACE = {
     "name": "toy",
@@ -89,6 +91,31 @@ def play(run: Run, trials: int) -> None:
             )
         if number == 5:
             run.end(5, "PRUNED", "successive_halving")
+
+
+def play_confirmation(
+    run: Run, score: Callable[[int, int], float], *, trials: int | None = None, only: Asked | None = None
+) -> list[tuple[int, int, int]]:
+    """Run a confirmation's trials (`trials` of them, or `only` one) to their end.
+
+    `score` gives the test score by source and the seed's place. Returns (number, source, seed) of each.
+    """
+    played = []
+    while trials is None or len(played) < trials:
+        asked = only or run.next_trial()
+        if asked is None:
+            break
+        number, epochs = asked.number, run.space.budget.epochs
+        for epoch in range(len(run.trials[number].rows) + 1, epochs + 1):
+            report = {**message(number, epoch, 0.5 + 0.1 * epoch / epochs), "done": epoch == epochs}
+            if report["done"]:
+                value = score(asked.source, run.queue.seeds.index(asked.seed))
+                report["row"]["test.selection_accuracy"] = value
+            run.receive(report)
+        played.append((number, asked.source, asked.seed))
+        if only is not None:
+            break
+    return played
 
 
 def toy_run(out: Path, *, trials: int = 6, **changes: Any) -> tuple[RunDirectory, Space]:
