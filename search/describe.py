@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 from search.console import number, print_table, say, short
 from search.experiments import Experiment
-from search.preflight import Checked, cost_of, num_trials
+from search.preflight import Checked, confirm_epochs, cost_of, num_trials
 from search.space import Parameter, Space
 from search.stopping import Group, Rule
 
@@ -26,6 +26,8 @@ def describe(space: Space, checked: Checked) -> None:
     say(f"data        {space.data['source']}{where}: {sizes}; {guessing}")
     say(f"trials      {num_trials(space)}, proposed by {space.sampler}, seed {space.seed}")
     say(f"epochs      {space.budget.epochs} a trial; {_cost(space)}")
+    if space.confirm:
+        say(f"confirm     {_confirm(space)}")
     if space.experiment is not None:
         say(f"experiment  {_experiment(space.experiment)}")
     say()
@@ -61,6 +63,15 @@ def _cost(space: Space) -> str:
     if cost.expected == cost.most:
         return f"at most {cost.most:,} in all"
     return f"at most {cost.most:,} in all, about {cost.expected:,} with successive halving (an estimate)"
+
+
+def _confirm(space: Space) -> str:
+    top, seeds = space.confirm["top"], space.confirm["seeds"]
+    most = space.confirm.get("max_seeds", seeds)
+    preset = " and the best preset" if space.presets else ""
+    count = str(seeds) if most == seeds else f"{seeds} to {most}"
+    more = f"at most {confirm_epochs(space):,} epochs more"
+    return f"the best {top}{preset} again, {count} fresh seeds each: {more}"
 
 
 def _experiment(experiment: Experiment) -> str:

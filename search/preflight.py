@@ -13,7 +13,16 @@ from search.errors import BadData, BadInput
 from search.space import Space, load_space, traps
 from trainables.errors import BadData as BadDataValue
 
-__all__ = ["Checked", "Cost", "check_data", "cost_of", "minutes_of", "num_trials", "quick_space"]
+__all__ = [
+    "Checked",
+    "Cost",
+    "check_data",
+    "confirm_epochs",
+    "cost_of",
+    "minutes_of",
+    "num_trials",
+    "quick_space",
+]
 
 QUICK_TRIALS, QUICK_EPOCHS = 8, 5
 QUICK_CONFIRM = {"top": 2, "seeds": 3, "max_seeds": 3}
@@ -79,12 +88,12 @@ def check_data(
 
 
 def minutes_of(space: Space) -> tuple[float, float]:
-    """About how long a search of `space` takes on this machine, with its default engines, and an epoch.
+    """About how long a run of `space` takes on this machine, with its default engines, and an epoch.
 
     A few steps of its default configuration are trained for it, alone on the machine.
 
     Returns:
-        minutes of the search, start-up included, and seconds of one trial's epoch.
+        minutes of search and confirmation, start-up included, and seconds of one trial's epoch.
     """
     import torch
 
@@ -98,7 +107,7 @@ def minutes_of(space: Space) -> tuple[float, float]:
     static = {name: whole[name] for name in space.static}
     seconds = epoch_seconds(family, family.load(space.data), static, device=device)
     engines = plan_engines(None, 1, None, None).engines
-    epochs = cost.most if cost.expected is None else cost.expected
+    epochs = (cost.most if cost.expected is None else cost.expected) + confirm_epochs(space)
     return (START_UP_S + epochs * seconds / engines) / 60, seconds
 
 
@@ -186,6 +195,14 @@ def cost_of(space: Space) -> Cost:
         alive = _promoted(alive, prune["reduction"])
         done, rung = rung, rung * prune["reduction"]
     return Cost(most, round(exempt * epochs + spent + alive * (epochs - done)))
+
+
+def confirm_epochs(space: Space) -> int:
+    """The most trial-epochs that the confirmation at the end of a run takes; 0 without one."""
+    if not space.confirm:
+        return 0
+    seeds = space.confirm.get("max_seeds", space.confirm["seeds"])
+    return (space.confirm["top"] + bool(space.presets)) * seeds * space.budget.epochs
 
 
 def _promoted(arriving: float, reduction: int) -> float:

@@ -17,7 +17,7 @@ from search.confirm import LATER, Candidate, Settings, chosen, fresh_seeds, miss
 from search.errors import BadInput
 from search.events import phase_of, read_events
 from search.record import check_record, read_epochs, read_trials
-from search.report_files import write_report
+from search.summary_files import write_summary
 from search.run import Run
 from search.standing import confirm_settings, standing_of, study_trials
 
@@ -263,7 +263,7 @@ def test_a_search_that_goes_on_keeps_the_rows_of_its_confirmation(tmp_path):
     assert rows_of(directory.path) == confirmed
     assert complaints(directory, space) == []
     # The new best is not confirmed, so the confirmation no longer says what to use.
-    summary = write_report(directory, space)
+    summary = write_summary(directory, space)
     assert summary["best"]["trial"] == number and not summary["conclusion"]["current"]
     recommended = (directory.report / "recommended.yaml").read_text()
     assert "after the run's confirmation" in recommended and f"source: trial {number}" in recommended
@@ -293,7 +293,7 @@ def test_no_reliable_difference_recommends_the_preset_and_a_reliable_one_the_win
         directory, space = confirmed_run(
             here / name, lambda s, i, gain=gain: 0.6 + gain * (s == 2) + 0.01 * ((5 * i + s * i * i) % 7)
         )
-        summary = write_report(directory, space)
+        summary = write_summary(directory, space)
         assert summary["conclusion"]["recommended"] == recommended
         stored = json.loads((directory.report / "summary.json").read_text())
         assert stored["conclusion"]["sentence"] == summary["conclusion"]["sentence"]
