@@ -145,7 +145,7 @@ def test_a_run_that_cannot_be_written_is_refused_by_name_and_is_no_bug(
         raise OSError(number, os.strerror(number), str(directory.log))
 
     monkeypatch.setattr("search.logs.configure", refuse)
-    monkeypatch.setattr(commands_run, "_options", one_engine)
+    monkeypatch.setattr(commands_run, "options_of", one_engine)
     assert main(["resume", directory.name]) == 3
     said = capsys.readouterr().err
     assert f"{directory.log}: cannot be used ({os.strerror(number)})" in said

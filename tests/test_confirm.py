@@ -17,9 +17,9 @@ from search.confirm import LATER, Candidate, Settings, chosen, fresh_seeds, miss
 from search.errors import BadInput
 from search.events import phase_of, read_events
 from search.record import check_record, read_epochs, read_trials
-from search.summary_files import write_summary
 from search.run import Run
 from search.standing import confirm_settings, standing_of, study_trials
+from search.summary_files import write_summary
 
 
 @pytest.fixture
@@ -267,6 +267,29 @@ def test_a_search_that_goes_on_keeps_the_rows_of_its_confirmation(tmp_path):
     assert summary["best"]["trial"] == number and not summary["conclusion"]["current"]
     recommended = (directory.report / "recommended.yaml").read_text()
     assert "after the run's confirmation" in recommended and f"source: trial {number}" in recommended
+
+
+def test_the_checker_finds_a_confirmation_that_lies(tmp_path):
+    directory, space = toy_run(tmp_path / "runs")
+    with Run(directory, space, Settings(top=2, seeds=2)) as run:
+        play_confirmation(run, lambda *_: 0.8)
+        run.close()
+        honest = [*run.rows(), *run.other_rows]
+        first = next(row for row in honest if row["phase"] == "confirm")
+        others = [row for row in honest if row is not first]
+        for lie, said in (
+            ({"test.selection_accuracy": 0.9}, "test.selection_accuracy is 0.9, its rows give 0.8"),
+            ({"objective": 0.9}, "objective is 0.9, its rows give 0.6"),
+            ({"state": "PRUNED"}, "is PRUNED in trials.parquet, but COMPLETE in the study"),
+            ({"epochs": 3}, "counts 3 epochs, epochs.parquet has 4"),
+        ):
+            run.recorder.write_trials([{**first, **lie}, *others])
+            (complaint, *_) = complaints(directory, space)
+            assert complaint.startswith("confirm trial 0: ") and said in complaint
+        run.recorder.write_trials(others)
+        assert complaints(directory, space) == [
+            "confirm trial 0: is absent in trials.parquet, but COMPLETE in the study"
+        ]
 
 
 def test_a_space_named_confirm_keeps_two_studies(tmp_path):

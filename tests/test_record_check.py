@@ -83,7 +83,7 @@ def test_the_checker_finds_a_gap_in_a_trials_epochs(whole):
 def test_the_checker_finds_a_best_that_the_rows_do_not_give(whole):
     run_dir, study, events = whole
     Recorder(run_dir, METADATA).write_trials([trial_row(0, objective=9.0), trial_row(1), trial_row(2)])
-    assert "search trial 0: objective is 9.0, its rows give 0.4" in complaint(*whole)
+    assert "trial 0: objective is 9.0, its rows give 0.4" in complaint(*whole)
 
 
 def test_the_checker_finds_a_study_with_another_value(whole):
