@@ -68,13 +68,13 @@ def confirm(
     from search.preflight import check_data
     from search.run import Run
     from search.run_directory import RunDirectory
-    from search.standing import confirm_settings, standing_of
+    from search.standing import confirmation_of, standing_of
     from search.summary_files import page_of, write_summary
 
     directory = RunDirectory.open(name, out)
     space = Run.stored_space(directory)
     given = {"top": top, "seeds": seeds, "max_seeds": max_seeds}
-    settings = settings_of(space, confirm_settings(directory.journal, space), given)
+    settings = settings_of(space, confirmation_of(directory.journal, space)[0], given)
     standing = standing_of(directory, space)
     if few := too_few(standing.trials):
         raise BadInput(f"{shown_path(directory.path)}: {few}; go on with: loss-search resume {name}")

@@ -285,7 +285,7 @@ def _search(
     from search.display import Display
     from search.driver import Driver
     from search.run import Run
-    from search.standing import confirm_settings
+    from search.standing import confirmation_of
     from search.summary_files import page_of, write_summary
     from search.summary_lines import next_steps
 
@@ -304,7 +304,7 @@ def _search(
             confirmed = None
             if outcome.complete and _is_to_be_confirmed(space, directory):
                 _print_search(summary, space, directory)
-                settings = settings_of(space, confirm_settings(directory.journal, space), {})
+                settings = settings_of(space, confirmation_of(directory.journal, space)[0], {})
                 confirmed = confirm_in(driver, directory, space, settings)
                 summary = write_summary(directory, space, checked)
         if outcome.complete:

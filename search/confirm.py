@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from search.space import Space
 
 __all__ = [
+    "FINISHED",
     "LATER",
     "SETTINGS",
     "Candidate",
@@ -41,7 +42,7 @@ __all__ = [
 ]
 
 NAME = "confirm"
-SETTINGS = "settings"  # the study's user attribute
+SETTINGS, FINISHED = "settings", "finished"  # user attributes of the study
 SEEDS = 2**31 - 1  # seeds are below this, as a space's are
 
 
@@ -195,8 +196,9 @@ class Confirmation:
         self.seeds = fresh_seeds(space.seed, settings.max_seeds, used)
         self.count = settings.seeds  # seeds that each configuration gets, as far as is known now
         self.clear: dict[int, bool] = {}  # what the looks said, by `count`
-        if study.optuna.user_attrs.get(SETTINGS) != settings.plain():
-            study.optuna.set_user_attr(SETTINGS, settings.plain())
+        self._note(SETTINGS, settings.plain())
+        if self._missing() or self._is_running():
+            self._note(FINISHED, False)
 
     def ask(self) -> Asked | Later | None:
         """The next trial, None when there is none, LATER when trials that run will decide it."""
@@ -211,6 +213,14 @@ class Confirmation:
     def num_trials(self) -> int:
         """Those that there are, and those that are missing."""
         return len(self.study.trials()) + len(self._missing())
+
+    def finish(self) -> None:
+        """Note that everything wanted has ended, so that the verdict counts."""
+        self._note(FINISHED, True)
+
+    def _note(self, name: str, value: Any) -> None:
+        if self.study.optuna.user_attrs.get(name) != value:
+            self.study.optuna.set_user_attr(name, value)
 
     def _missing(self) -> list[tuple[Candidate, int]]:
         """What is to be trained; when that is nothing, and the verdict not clear, the next seed of each."""

@@ -67,7 +67,7 @@ def print_recommendation(conclusion: Plain, directory: RunDirectory, family: str
         path = shown_path(directory.report / "recommended.yaml")
         say(f"Recommended: {named[recommended]['name']}, in {path}")
         say(f"  loss-search train {family} --config {path}")
-    elif conclusion["complete"]:
+    elif conclusion["finished"]:
         say("The search has found a better trial since; confirm it too:")
         say(f"  loss-search confirm {run}")
     say(f"  loss-search tensorboard {run}")

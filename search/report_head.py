@@ -50,7 +50,8 @@ def recommendation(
     run = shown_path(found.directory.path)
     train = ("Train it to its full budget, ready to use:",
              f"loss-search train {summary['family']} --config {run}/report/recommended.yaml")  # fmt: skip
-    if conclusion is not None and conclusion["recommended"] is not None:
+    current = conclusion is not None and summary["conclusion"]["current"]  # finished, of the present best
+    if current and conclusion["recommended"] is not None:
         return empty | _confirmed(found, summary, conclusion) | {"commands": [train]}
     commands = [train]
     if summary["best"]["state"] == "COMPLETE" and not found.running:

@@ -354,6 +354,8 @@ class Run:
         self.directory.settle()
         self.flush()
         finished = not self.work_left()
+        if finished and self.phase == "confirm":
+            self.queue.finish()
         for warning in self.recorder.compact():
             logger.warning(warning)
         self._log({"kind": "search", "what": "finish" if finished else "stop"})

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from search.confirm import SETTINGS, study_name
+from search.confirm import FINISHED, SETTINGS, study_name
 from search.errors import DamagedRun
 from search.events import phase_of, read_events
 from search.preflight import num_trials
@@ -18,7 +18,7 @@ from search.space import Space
 if TYPE_CHECKING:
     import optuna
 
-__all__ = ["Standing", "confirm_settings", "is_worked_on", "standing_of", "study_trials"]
+__all__ = ["Standing", "confirmation_of", "is_worked_on", "standing_of", "study_trials"]
 
 ENDED = ("COMPLETE", "PRUNED", "FAIL")
 
@@ -108,10 +108,13 @@ def study_trials(journal: Path, space: Space, name: str | None = None) -> list[d
     ]
 
 
-def confirm_settings(journal: Path, space: Space) -> dict[str, int]:
-    """The settings of the run's confirmation, empty when there is none. Raises as `study_trials`."""
+def confirmation_of(journal: Path, space: Space) -> tuple[dict[str, int], bool]:
+    """The settings of the run's confirmation (empty when there is none), and whether it has all that they
+    ask for. Raises as `study_trials`.
+    """
     study = _study(journal, study_name(space))
-    return dict(study.user_attrs.get(SETTINGS, {})) if study else {}
+    noted = study.user_attrs if study else {}
+    return dict(noted.get(SETTINGS, {})), bool(noted.get(FINISHED))
 
 
 def _study(journal: Path, name: str) -> optuna.Study | None:

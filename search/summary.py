@@ -126,18 +126,21 @@ def summarise(
 
 
 def read_conclusion(directory: RunDirectory, space: Space) -> dict[str, Any] | None:
-    """What a run's confirmation has shown so far (`search.verdict.conclude`); None when there is none."""
+    """What a run's confirmation has shown so far (`search.verdict.conclude`); None when there is none.
+
+    `finished` tells whether it has all that it was asked for.
+    """
     from search.confirm import Settings
     from search.record import read_trials
-    from search.standing import confirm_settings
+    from search.standing import confirmation_of
     from search.verdict import conclude
 
     rows = read_trials(directory.path).to_pylist()
     found, confirmed = ([row for row in rows if row["phase"] == phase] for phase in ("search", "confirm"))
     if not confirmed:
         return None
-    settings = Settings(**confirm_settings(directory.journal, space))
-    return conclude(found, confirmed, space, settings.looks)
+    settings, finished = confirmation_of(directory.journal, space)
+    return {**conclude(found, confirmed, space, Settings(**settings).looks), "finished": finished}
 
 
 def collapse_of(row: Row) -> list[str]:
@@ -207,7 +210,7 @@ def _best(trials: Sequence[Row], space: Space) -> Row | None:
 def _current(conclusion: Mapping[str, Any], best: Row | None) -> bool:
     """Whether all that was to be confirmed is, and the search's best is among it."""
     known = [plain["search"] for plain in conclusion["configurations"]]
-    return conclusion["complete"] and best is not None and best["objective"] in known
+    return conclusion["finished"] and best is not None and best["objective"] in known
 
 
 def described(row: Row, last: Mapping[int, Row], space: Space) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from search.errors import BadInput
 from search.events import phase_of, read_events
 from search.record import check_record, read_epochs, read_trials
 from search.run import Run
-from search.standing import confirm_settings, standing_of, study_trials
+from search.standing import confirmation_of, standing_of, study_trials
 from search.summary_files import write_summary
 
 
@@ -219,7 +219,7 @@ def test_larger_numbers_add_what_is_missing_and_smaller_ones_nothing(tmp_path):
             play_confirmation(run, lambda *_: 0.8)
             run.close()
         assert len(rows_of(directory.path)) == trials
-    assert confirm_settings(directory.journal, space) == {"top": 1, "seeds": 2}
+    assert confirmation_of(directory.journal, space)[0] == {"top": 1, "seeds": 2}
 
 
 def test_seeds_are_added_until_the_verdict_is_clear_and_no_further(tmp_path):
