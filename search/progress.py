@@ -96,7 +96,7 @@ def snapshot_of(run: Run) -> Snapshot:
         slots_busy=run.occupancy["busy"],
         engines=len(run.occupancy["engines"]),
         left_s=(total - ended) / rate if rate else None,
-        best=best_of(run),
+        best=best_of(run) if run.phase == "search" else None,  # which seed was luckiest is no news
         running=running,
         news=news,
     )

@@ -380,3 +380,17 @@ def test_show_export_and_explain_stay_about_the_search(here: Path, capsys):
     assert len(trials) == 7 and "test." not in trials[0] and "source" not in trials[0]
     assert len((here / "out" / "confirm_trials.csv").read_text().splitlines()) == 5
     assert set(os.listdir(here / "out")) >= {"confirm_epochs.csv", "model.pt"} - {"model.pt"}
+
+
+def test_tensorboard_shows_a_confirmation_beside_the_search(here: Path, monkeypatch):
+    directory, space = toy_run(here / "runs")
+    shown = []
+    monkeypatch.setattr(
+        "os.execv", lambda program, command: shown.append(command[command.index("--logdir") + 1])
+    )
+    assert main(["tensorboard", directory.name]) == 0
+    with Run(directory, space, Settings(top=2, seeds=2)) as run:
+        play_confirmation(run, lambda *_: 0.8)
+        run.close()
+    assert main(["tensorboard", directory.name]) == 0
+    assert shown == [str(directory.trials), str(directory.path)]

@@ -85,6 +85,12 @@ def test_the_live_table_tells(part: str) -> None:
     assert part in drawn(SNAPSHOT, SNAPSHOT.news)
 
 
+def test_a_confirmation_says_that_it_is_none_of_the_search() -> None:
+    confirming = replace(SNAPSHOT, phase="confirm", best=None)
+    assert "confirming: the best again, with fresh seeds" in drawn(confirming)
+    assert "confirm " in drawn(confirming) and "search " not in drawn(confirming)
+
+
 def test_names_from_a_space_are_text_and_steer_nothing() -> None:
     evil = replace(SNAPSHOT, best=replace(SNAPSHOT.best, preset="[bold]x\x1b[2J"))
     for text in (drawn(evil, ("news\x1b]0;title\x07",)), status_line(evil)):
