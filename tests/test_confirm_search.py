@@ -58,13 +58,13 @@ def whole(run_dir: Path, seeds: int) -> list[dict]:
 
 
 def test_a_run_confirms_what_its_space_asks_for_on_the_same_engines_and_says_what_to_use(tmp_path):
-    space = write_space(tmp_path, start_from=HABIT, confirm={"top": 1, "seeds": 2, "max_seeds": 3})
+    space = write_space(tmp_path, start_from=HABIT, confirm={"top": 2, "seeds": 2, "max_seeds": 3})
     output = run("run", space, "--slots", 2, cwd=tmp_path)
     run_dir = only_run(tmp_path)
     rows = whole(
         run_dir, len({row["seed"] for row in pq.read_table(run_dir / "trials.parquet").to_pylist()}) - 1
     )
-    assert {row["preset"] for row in rows} == {None, "habit"}
+    assert {None, "habit"} == {row["preset"] for row in rows}
     pids = {
         line.split()[-1] for line in (run_dir / "run.log").read_text().splitlines() if "Ray runs at" in line
     }
