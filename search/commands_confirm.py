@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from search.console import say, shown_path
+from search.console import say
 from search.errors import BadInput, RunFailed
 from search.session import Address, Engines, Out, RunName, Slots, Verbose, Workers, options_of
 
@@ -71,13 +71,13 @@ def confirm(
     from search.standing import confirmation_of, standing_of
     from search.summary_files import page_of, write_summary
 
-    directory = RunDirectory.open(name, out)
+    directory = context.with_resource(RunDirectory.held(name, out))
     space = Run.stored_space(directory)
     given = {"top": top, "seeds": seeds, "max_seeds": max_seeds}
     settings = settings_of(space, confirmation_of(directory.journal, space)[0], given)
     standing = standing_of(directory, space)
     if few := too_few(standing.trials):
-        raise BadInput(f"{shown_path(directory.path)}: {few}; go on with: loss-search resume {name}")
+        raise BadInput(f"{directory.shown}: {few}; go on with: loss-search resume {name}")
     options = options_of(engines, workers_per_engine, slots, address, verbose)
     checked = check_data(space, workers_per_engine)
     context.obj.run, context.obj.log = directory.path, directory.log
@@ -123,7 +123,7 @@ def end_of_confirmation(outcome: Outcome, summary: Mapping[str, Any], directory:
     conclusion = summary["conclusion"]
     if not outcome.complete:
         say()
-        say(f"stopped; continue with: loss-search confirm {shown_path(directory.path)}")
+        say(f"stopped; continue with: loss-search confirm {directory.shown}")
         raise typer.Exit(3)
     if not any(plain["test"]["n"] for plain in conclusion["configurations"]):
         raise RunFailed(f"no trial of the confirmation has a test score; see {directory.log}")

@@ -294,6 +294,8 @@ def tensorboard(
     from search.run_directory import RunDirectory
 
     directory = RunDirectory.open(name, out)
+    if directory.stored is not None:
+        directory.stored.refresh(trials=True)
     confirmed = directory.confirmations.is_dir()
     port = _free_port(TENSORBOARD_PORTS if port is None else (port,))
     say(f"TensorBoard: http://127.0.0.1:{port}/  (Ctrl-C ends it)")
@@ -314,7 +316,6 @@ def _follow(stored: StoredRun, command: list[str]) -> None:
     """TensorBoard on a copy of a run in a store, which is brought up to date until it ends."""
     import subprocess
 
-    stored.refresh(trials=True)
     board = subprocess.Popen(command)
     try:
         while board.poll() is None:

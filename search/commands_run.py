@@ -260,7 +260,7 @@ def _tell_finished(directory: RunDirectory, space: Space, standing: Standing) ->
     from search.summary_files import write_summary
     from search.summary_lines import next_steps
 
-    run = shown_path(directory.path)
+    run = directory.shown
     say(f"{run} is finished: there is nothing to continue.")
     if standing.confirm_trials and not standing.confirmed:
         say(f"Its confirmation is not: continue with: loss-search confirm {run}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from search.console import number, print_table, say, shown_path
+from search.console import number, print_table, say
 from search.run_directory import RunDirectory
 
 __all__ = ["print_conclusion", "print_recommendation"]
@@ -60,11 +60,11 @@ def _against(over: Plain | None) -> str:
 
 def print_recommendation(conclusion: Plain, directory: RunDirectory, family: str) -> None:
     """Print what to use, and the commands that make sense now."""
-    run, recommended = shown_path(directory.path), conclusion["recommended"]
+    run, recommended = directory.shown, conclusion["recommended"]
     named = {plain["source"]: plain for plain in conclusion["configurations"]}
     say()
     if recommended is not None and conclusion["current"]:
-        path = shown_path(directory.report / "recommended.yaml")
+        path = f"{run}/report/recommended.yaml"
         say(f"Recommended: {named[recommended]['name']}, in {path}")
         say(f"  loss-search train {family} --config {path}")
     elif conclusion["finished"]:

@@ -101,8 +101,10 @@ class Driver:
 
         Engines stay warm for the next phase. Raises as `search` does.
         """
+        command = f"loss-search resume {self.directory.shown}"
         try:
             with opened() as run:
+                command = run.continued_by
                 if self.engines is not None:
                     run.stage = "searching"
                 watch(run.snapshot())
@@ -115,7 +117,7 @@ class Driver:
                 run.close()
                 last = run.snapshot()
         except OSError as error:
-            raise Incomplete(_storage_message(self.directory, error)) from error
+            raise Incomplete(_storage_message(self.directory, error, command)) from error
         watch(last)
         return Outcome(self.directory, complete, worked, last)
 
@@ -289,7 +291,7 @@ class _Interrupt:
             signal.signal(number, handler)
 
 
-def _storage_message(directory: RunDirectory, error: OSError) -> str:
+def _storage_message(directory: RunDirectory, error: OSError, command: str) -> str:
     if not directory.events.exists():
         return f"{directory.path}: the run was moved or removed while it was searched; what is gone is lost"
     free = "; the disk is full, free some space" if error.errno == errno.ENOSPC else ""
@@ -297,5 +299,5 @@ def _storage_message(directory: RunDirectory, error: OSError) -> str:
     place = error.filename or f"the run directory {directory.path} or {tempfile.gettempdir()}"
     return (
         f"cannot write {place}: {error.strerror or error}{free}; nothing that was "
-        f"reported is lost, continue with: loss-search resume {directory.shown}"
+        f"reported is lost, continue with: {command}"
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from search.console import say, shown_path
+from search.console import say
 from search.experiment_tables import experiment_of
 from search.preflight import Checked, num_trials
 from search.run_directory import RunDirectory
@@ -52,5 +52,5 @@ def page_of(directory: RunDirectory, space: Space) -> None:
     except Exception as error:
         # The search has ended and its record is whole: a page that cannot be drawn is no failed run.
         logger.exception("the report's page was not written")
-        again = f"loss-search report {shown_path(directory.path)}"
+        again = f"loss-search report {directory.shown}"
         say(f"The report's page was not written ({type(error).__name__}); see {directory.log}, then: {again}")
