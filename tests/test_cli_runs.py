@@ -197,7 +197,7 @@ def test_a_finished_run_is_not_resumed_but_says_what_to_do_next(here: Path, caps
 
 def test_resume_under_other_versions_names_both_and_what_follows(here: Path, capsys, monkeypatch) -> None:
     directory, _ = toy_run(here / "runs", trials=2)
-    monkeypatch.setattr(commands_run, "_options", one_engine)
+    monkeypatch.setattr(commands_run, "options_of", one_engine)
     asked = []
     monkeypatch.setattr(commands_run, "_search", lambda *given: asked.append(given[4].warnings))
     assert main(["resume", directory.name]) == 0
