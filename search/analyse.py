@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Analysis", "analyse", "front_of"]
 
-AMONG = 4  # the most important knobs, whose pairs are looked at
+AMONG = 3  # the most important knobs, whose pairs are looked at
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,10 @@ import numpy as np
 from scipy.special import gammaln
 
 from search.columns import Columns
+from search.traps import RANDOM_TRIALS
 
 __all__ = ["BestSoFar", "best_so_far", "expected_best"]
 
-# Trials that samplers draw at random before they use what they have seen (presets count); None: all.
-RANDOM_TRIALS = {"tpe": 10, "gp": 10, "nsga2": 50, "random": None, "grid": 0}
 FEWEST_RANDOM = 5
 DRAWS = 500  # orders of the trials for the curve against epochs
 
@@ -90,10 +89,9 @@ def best_so_far(columns: Columns) -> BestSoFar:
 
 def _random(columns: Columns) -> np.ndarray:
     """Positions of the trials that were drawn at random from the space."""
-    limit = RANDOM_TRIALS.get(columns.sampler, 0)
+    limit = np.inf if columns.sampler == "random" else RANDOM_TRIALS.get(columns.sampler, 0)
     sampled = np.array([preset is None for preset in columns.presets], dtype=bool)
-    early = columns.numbers < (np.inf if limit is None else limit)
-    return np.flatnonzero(sampled & early)
+    return np.flatnonzero(sampled & (columns.numbers < limit))
 
 
 def _weights(size: int, n: int) -> np.ndarray:
@@ -136,6 +134,8 @@ def _plain(values: np.ndarray) -> list[float | None]:
 def _caveat(columns: Columns, drawn: int, shown: bool) -> str:
     if columns.sampler == "random":
         return f"Random search: this search's own {drawn} random draws in any order, one seed each."
+    if columns.sampler == "grid":
+        return "A grid draws nothing: its cells in random order show how soon one meets a good one by luck."
     shuffled = (
         "the same trials in random order show what the order alone gives; they are better than random draws "
         f"where {columns.sampler} has found good regions"

@@ -215,6 +215,14 @@ def test_presets_and_later_trials_are_no_random_draws():
     assert len(found.shuffled) == 14 and found.shuffled[-1] == pytest.approx(found.best[-1])
 
 
+def test_a_grid_makes_no_random_draws_and_a_random_search_only_such():
+    rows = random_rows(12)
+    grid, random = (best_so_far(read_columns(table(rows), PlantedSpace(one))) for one in ("grid", "random"))
+    assert grid.random is None and grid.caveat.startswith("A grid draws nothing")
+    assert random.random_trials == 12 and random.random == pytest.approx(random.shuffled)
+    assert random.sentence.endswith("on average.")
+
+
 def test_a_search_without_any_score_is_no_error():
     analysis = analyse(table([row(i, {}, None) for i in range(3)]), PlantedSpace())
     assert analysis.best_so_far.best == [None] * 3
