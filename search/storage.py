@@ -81,7 +81,7 @@ class Location:
         store = self.store
         probe = f".probe-{secrets.token_hex(6)}"
         try:
-            if not store.has_bucket():
+            if not _has_bucket(store):
                 raise BadInput(
                     f"{self}: there is no bucket {store.bucket!r}, or these credentials cannot see it"
                 )
@@ -91,6 +91,14 @@ class Location:
         except OSError as error:
             raise BadInput(f"{self}: {unusable(error)}") from error
         return store
+
+
+def _has_bucket(store: ObjectStore) -> bool:
+    try:
+        return store.has_bucket()
+    except OSError:
+        store.folders()  # a policy may allow what lies below a prefix, and not the bucket itself
+        return True
 
 
 def place_of(text: str | Path) -> Path | Location:

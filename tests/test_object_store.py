@@ -105,7 +105,7 @@ def test_the_endpoint_of_the_environment_travels_to_other_machines_and_credentia
     explicit = store.explicit_uri("trials/3")
     monkeypatch.delenv("AWS_ENDPOINT_URL")
     ObjectStore(explicit).put("last.pt", b"1")
-    assert f"127.0.0.1:{server.port}" in explicit and SECRET not in explicit
+    assert f"127.0.0.1:{server.relay.port}" in explicit and SECRET not in explicit
     monkeypatch.setenv("AWS_ENDPOINT_URL", server.endpoint)
     assert store.get("trials/3/last.pt") == b"1"
 

@@ -71,10 +71,10 @@ def test_a_search_into_s3_survives_a_store_that_is_away_and_writes_no_secret(ser
     process = start("run", space, "--out", OUT, cwd=tmp_path)
     copy = working_copy(tmp_path, 3)
     name, before = copy.name, len(events_of(copy, "reported"))
-    server.pause()
+    server.relay.cut()
     time.sleep(20)
     assert process.poll() is None and len(events_of(copy, "reported")) > before, "the search waited"
-    server.go_on()
+    server.relay.join()
     output, _ = process.communicate(timeout=240)
     assert process.returncode == 0, output
     assert "cannot be written" in output and "can be written again after" in output

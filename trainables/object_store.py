@@ -27,7 +27,7 @@ SCHEMES: Mapping[str, tuple[str, ...]] = {  # and what may follow the `?`, by sc
 }
 ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
 SECRETS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
-CONNECT_S, REQUEST_S, ATTEMPTS = 5.0, 20.0, 3  # of one request; whoever must not give up tries again
+CONNECT_S, REQUEST_S, ATTEMPTS = 5.0, 10.0, 2  # of one request; whoever must not give up tries again
 CHUNK_BYTES = 8 << 20
 REQUEST_ID = re.compile(r"\s*\(Request ID: [^)]*\)")
 AWS_REASON = re.compile(r"AWS Error (\w+) during (\w+) operation: (.*)", re.DOTALL)
