@@ -46,9 +46,11 @@ def analyse(trials: pa.Table, space: Space, shown: Mapping[int, Sequence[str]] |
 
     Args:
         trials: trials.parquet, as `search.record.read_trials` gives it; confirm trials are passed over.
-        shown: by trial, the kinds of collapse that its last epoch shows (see `search.collapses.collapses`).
+        shown: by trial, the kinds of collapse that its last epoch shows (see `search.collapses.collapses`);
+            None: as the table's `collapsed.*` have it.
     """
     columns = read_columns(trials, space)
+    shown = _shown(trials) if shown is None else shown
     forest = fit_forest(columns)
     rated = importance(columns, forest)
     among = [knob.name for knob in rated.knobs[:AMONG]]
@@ -78,3 +80,14 @@ def front_of(
     numbers = table["trial"].to_numpy(zero_copy_only=False)
     names = (first.removeprefix("best.val."), second.removeprefix("best.val."))
     return pareto_front(numbers, one, other, names, maximize)
+
+
+def _shown(trials: pa.Table) -> dict[int, list[str]]:
+    """By trial of the search, the kinds of collapse that `collapsed.*` of trials.parquet name."""
+    names = [name for name in trials.column_names if name.startswith("collapsed.")]
+    shown: dict[int, list[str]] = {}
+    for row in trials.select(["trial", "phase", *names]).to_pylist():
+        kinds = [name.removeprefix("collapsed.") for name in names if row[name]]
+        if row["phase"] == "search" and kinds:
+            shown[row["trial"]] = kinds
+    return shown

@@ -290,6 +290,12 @@ def test_collapse_that_lives_nowhere_in_particular_is_said_so():
     assert found[0].sentence == "Divergence: 6 of 60 trials; no part of the space stands out."
 
 
+def test_collapse_that_a_trial_s_last_epoch_shows_is_counted():
+    rows = [one | {"collapsed.mode": one["trial"] < 3} for one in random_rows(20)]
+    found = analyse(table(rows), PlantedSpace()).collapses
+    assert [(one.kind, one.numbers) for one in found] == [("mode", [0, 1, 2])]
+
+
 @given(st.integers(0, 30), st.integers(1, 30))
 def test_wilson_s_interval_is_scipy_s(hits, n):
     from scipy.stats import binomtest
