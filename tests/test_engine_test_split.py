@@ -43,5 +43,5 @@ def test_a_trial_that_wants_it_is_measured_on_the_test_split_once_when_it_ends(c
     tested.stack.write_row(0, tested.stack.as_state(member.best_row))
     values, _, examined = tested.evaluate("test")
     scalars = case.family.measure({name: t[0] for name, t in examined.items()}, tested.data.facts).scalars
-    again = {**{name: values[name][0].item() for name in case.family.terms}, **scalars}
+    again = {**dict(zip(case.family.terms, values[0].tolist(), strict=True)), **scalars}
     assert found[-1] == pytest.approx({f"test.{k}": v for k, v in again.items()}, rel=1e-9, nan_ok=True)

@@ -236,7 +236,7 @@ class Engine:
         self.stack.rows.copy_(rows)
         for slot, member in wanted.items():
             seen = {name: tensor[slot] for name, tensor in examined.items()}
-            measured = {name: values[name][slot].item() for name in self.family.terms}
+            measured = dict(zip(self.family.terms, values[slot].tolist(), strict=True))
             measured |= self.family.measure(seen, self.data.facts).scalars
             ended[member.job.trial].row.update({f"test.{name}": value for name, value in measured.items()})
 
