@@ -14,16 +14,20 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
+    from matplotlib.colors import LinearSegmentedColormap
     from matplotlib.figure import Figure
 
 # fmt: off
 __all__ = [
     "BLACK", "BLUE", "GREEN", "GREY", "ORANGE", "PALE", "PURPLE", "SKY", "VERMILLION", "WIDTH", "framed",
-    "label_x", "label_y", "legend", "literal", "new_figure", "png", "shortened",
+    "label_x", "label_y", "legend", "literal", "logarithmic", "new_figure", "plain_number", "png", "ramp",
+    "shortened",
 ]
 # fmt: on
 
 BLUE, ORANGE, GREEN, VERMILLION = "#0072b2", "#e69f00", "#009e73", "#d55e00"
+RAMP = ("#c7e9b4", "#7fcdbb", "#41b6c4", "#1d91c0", "#225ea8", "#0c2c84")
 SKY, PURPLE, BLACK, GREY, PALE = "#56b4e9", "#cc79a7", "#1a1f26", "#8a939d", "#d5dae0"
 WIDTH, DPI, FONT_PT = 4.8, 200, 8.5  # inches; on a phone such a figure is shown at 75 pixels an inch
 UNSEEN = "\u25a1"  # for a sign that the font lacks
@@ -47,6 +51,24 @@ def framed(axes: Axes) -> Axes:
     return axes
 
 
+def logarithmic(axis: Axis) -> None:
+    """A logarithmic axis with plain numbers, a few of them."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    (axis.axes.set_xscale if axis.axis_name == "x" else axis.axes.set_yscale)("log")
+    low, high = sorted(axis.get_view_interval())
+    few = high / low < 200 if low > 0 else False
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if few else (1.0,), numticks=8))
+    axis.set_major_formatter(FuncFormatter(lambda number, _: plain_number(number)))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def plain_number(number: float) -> str:
+    """Four digits at most: 0.002, 1e-5."""
+    mantissa, _, exponent = f"{number:.4g}".partition("e")
+    return f"{mantissa}e{int(exponent)}" if exponent else mantissa
+
+
 def label_x(axes: Axes, text: str) -> None:
     """The words below the axis."""
     axes.set_xlabel(literal(text), fontsize=FONT_PT, color=BLACK)
@@ -62,6 +84,13 @@ def legend(axes: Axes, handles: Sequence[Any] | None = None) -> None:
     given = {"handles": axes.get_legend_handles_labels()[0] if handles is None else handles}
     look = {"fontsize": FONT_PT - 0.5, "frameon": False, "handlelength": 1.6, "ncols": 2}
     axes.figure.legend(**given, **look, loc="outside lower center")
+
+
+def ramp() -> LinearSegmentedColormap:
+    """Pale green to dark blue (ColorBrewer's YlGnBu without its yellow): worse to better."""
+    from matplotlib.colors import LinearSegmentedColormap
+
+    return LinearSegmentedColormap.from_list("worse_to_better", RAMP)
 
 
 def png(figure: Figure) -> bytes:

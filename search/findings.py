@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from search.curve_plots import Curves
@@ -26,11 +27,13 @@ Row = Mapping[str, Any]
 class Found:
     """What is stored about a run: trials of the search and of its confirmation, and the objective's curves.
 
+    `table` is trials.parquet, of both.
     `chance` and `warnings` are those of the summary that the search wrote; None and none before that.
     """
 
     directory: RunDirectory
     space: Space
+    table: pa.Table
     rows: Rows
     confirm: Sequence[Row]
     curves: Curves
@@ -44,8 +47,9 @@ def gather(directory: RunDirectory, space: Space) -> Found:
     from search.record import read_epochs, read_trials
     from search.summary import read_rows
 
-    rows = read_rows(directory)
-    confirm = [row for row in read_trials(directory.path).to_pylist() if row["phase"] == "confirm"]
+    trials = read_trials(directory.path)
+    rows = read_rows(directory, trials)
+    confirm = trials.filter(pc.equal(trials["phase"], "confirm")).to_pylist()
     objective = f"val.{space.objectives[0]}"
     table = read_epochs(directory.path, columns=["trial", "epoch", "phase", objective])
     table = table.filter(pc.equal(table["phase"], "search"))
@@ -56,6 +60,7 @@ def gather(directory: RunDirectory, space: Space) -> Found:
     return Found(
         directory,
         space,
+        trials,
         rows,
         confirm,
         Curves(*columns),

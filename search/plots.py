@@ -13,12 +13,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from search import drawing
+from search.console import number
 from search.drawing import BLACK, BLUE, GREEN, GREY, ORANGE, literal, shortened
 from search.page import value
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+    from search.best_so_far import BestSoFar
     from search.space import Space
 
 __all__ = [
@@ -34,6 +37,7 @@ __all__ = [
 Row = Mapping[str, Any]
 
 ENDED = ("COMPLETE", "PRUNED", "FAIL")
+SHUFFLED = ("shuffled", "shuffled_low", "shuffled_high", "shuffled_by_epochs")
 
 
 # ---------------------------------------------------------------------- best so far
@@ -43,8 +47,8 @@ ENDED = ("COMPLETE", "PRUNED", "FAIL")
 class Progress:
     """Trials that have ended, in the order in which they did: their values and the best so far.
 
-    `epochs` f[n] are those spent until then; `random` f[n] what random search would be expected
-    to have (None: not known); `presets` name -> value; `chance` the score of guessing.
+    `epochs` f[n] are those spent until then; `presets` name -> value; `chance` the score of guessing;
+    `scale` what chance alone would have found (None: not known), see `search.best_so_far`.
     """
 
     objective: str
@@ -53,7 +57,7 @@ class Progress:
     counts: np.ndarray  # whether a value counts: it is a trial's whole result
     best: np.ndarray
     epochs: np.ndarray
-    random: np.ndarray | None
+    scale: BestSoFar | None
     presets: Mapping[str, float]
     chance: float | None
     sentence: str
@@ -61,7 +65,7 @@ class Progress:
 
 
 def progress_data(
-    trials: Sequence[Row], space: Space, chance: float | None = None, random: np.ndarray | None = None
+    trials: Sequence[Row], space: Space, chance: float | None = None, scale: BestSoFar | None = None
 ) -> Progress:
     """The best value after each trial that has ended.
 
@@ -82,9 +86,9 @@ def progress_data(
         for row in ended
         if row["preset"] and np.isfinite(_finite(row["objective"]))
     }
-    if random is not None and len(random) != len(values):
-        random = None
-    sentence = _progress_sentence(ended, best, epochs, space.objectives[0], random, maximize)
+    if scale is not None and len(scale.best) != len(values):
+        scale = None
+    sentence = _progress_sentence(ended, best, epochs, space.objectives[0], scale)
     return Progress(
         space.objectives[0],
         maximize,
@@ -92,7 +96,7 @@ def progress_data(
         counts,
         best,
         epochs,
-        random,
+        scale,
         presets,
         chance,
         sentence,
@@ -105,8 +109,7 @@ def _progress_sentence(
     best: np.ndarray,
     epochs: np.ndarray,
     objective: str,
-    random: np.ndarray | None,
-    maximize: bool,
+    scale: BestSoFar | None,
 ) -> str:
     known = np.flatnonzero(np.isfinite(best))
     if not known.size:
@@ -117,7 +120,7 @@ def _progress_sentence(
         )
     last = int(np.flatnonzero(best == best[-1])[0])
     said = (
-        f"The best {objective} so far is {value(float(best[-1]))}; trial {ended[last]['trial']} reached it, "
+        f"The best {objective} so far is {number(float(best[-1]))}; trial {ended[last]['trial']} reached it, "
         f"the {_ordinal(last + 1)} of {len(ended):,} to end, after {int(epochs[last]):,} of "
         f"{int(epochs[-1]):,} epochs."
     )
@@ -125,12 +128,9 @@ def _progress_sentence(
         said += " The last improvement came late: more trials may well find more."
     elif len(ended) >= 8 and last < 0.5 * len(ended):
         said += f" The {len(ended) - last - 1} trials after it brought nothing better."
-    if random is not None and np.isfinite(random[-1]):
-        ahead = (best[-1] - random[-1]) * (1 if maximize else -1)
-        how = "above" if (best[-1] > random[-1]) else "below"
-        if abs(ahead) > 1e-12:
-            expected = value(float(random[-1]))
-            said += f" Random search would be expected to stand at {expected} by now; this is {how} it."
+    if scale is not None and scale.random is not None:
+        drawn, reached = len(scale.random), number(scale.random[-1])
+        said += f" The {drawn} trials that were drawn at random reached {reached}."
     return said
 
 
@@ -141,11 +141,11 @@ def _epochs_sentence(best: np.ndarray, epochs: np.ndarray, objective: str) -> st
         return "No trial has a value yet."
     first, last = float(best[known[0]]), float(best[-1])
     if first == last:
-        return f"The first result, {value(last)} after {int(epochs[known[0]]):,} epochs, is still the best."
+        return f"The first result, {number(last)} after {int(epochs[known[0]]):,} epochs, is still the best."
     share = np.abs(best[known] - first) >= 0.9 * abs(last - first)
     there = known[int(np.argmax(share))]
     return (
-        f"From {value(first)} after {int(epochs[known[0]]):,} epochs to {value(last)} after "
+        f"From {number(first)} after {int(epochs[known[0]]):,} epochs to {number(last)} after "
         f"{int(epochs[-1]):,}; nine tenths of that gain were there after {int(epochs[there]):,} "
         f"({100 * epochs[there] / epochs[-1]:.0f} %)."
     )
@@ -165,8 +165,8 @@ def draw_progress(data: Progress, against: str) -> Figure:
             x[others], data.values[others], s=9, marker="x", color=GREY, linewidths=0.6, label="ended early"
         )
     axes.step(x, data.best, where="post", color=BLUE, linewidth=1.8, label="best so far")
-    if data.random is not None:
-        axes.plot(x, data.random, color=ORANGE, linewidth=1.2, dashes=(4, 2), label="random search, expected")
+    if data.scale is not None:
+        _draw_scale(axes, data.scale, against, x)
     if data.presets:
         name = (max if data.maximize else min)(data.presets, key=data.presets.get)
         axes.axhline(
@@ -184,6 +184,31 @@ def draw_progress(data: Progress, against: str) -> Figure:
     drawing.label_y(axes, data.objective)
     drawing.legend(axes)
     return figure
+
+
+def _draw_scale(axes: Axes, scale: BestSoFar, against: str, x: np.ndarray) -> None:
+    """What random draws, and the same trials in random order, would be expected to have found."""
+    numbers = {name: np.array(getattr(scale, name), dtype=float) for name in SHUFFLED}
+    if against == "trials":
+        axes.fill_between(
+            x, numbers["shuffled_low"], numbers["shuffled_high"], color=GREY, alpha=0.15, linewidth=0
+        )
+        axes.plot(
+            x, numbers["shuffled"], color=GREY, linewidth=1, dashes=(2, 1), label="same trials, random order"
+        )
+        if scale.random is not None:
+            draws = np.arange(1, len(scale.random) + 1)
+            axes.plot(
+                draws,
+                scale.random,
+                color=ORANGE,
+                linewidth=1.3,
+                dashes=(4, 2),
+                label="random search, expected",
+            )
+    else:
+        expected = numbers["shuffled_by_epochs"]
+        axes.plot(x, expected, color=GREY, linewidth=1, dashes=(2, 1), label="same trials, random order")
 
 
 # ---------------------------------------------------------------------- presets against the winner
@@ -271,10 +296,10 @@ def _gain_sentence(summary: Mapping[str, Any]) -> str:
     if gain is None:
         return "No preset has a value to compare with."
     if gain["trial"] == best["trial"]:
-        return f"No other trial beat preset {gain['over']}, which scored {value(best['value'])}."
+        return f"No other trial beat preset {gain['over']}, which scored {number(best['value'])}."
     word = "ahead of" if gain["value"] > 0 else "behind"
     return (
-        f"Trial {best['trial']} scored {value(best['value'])}, {value(abs(gain['value']), 3)} {word} the "
+        f"Trial {best['trial']} scored {number(best['value'])}, {value(abs(gain['value']), 3)} {word} the "
         f"best preset, {gain['over']}; both ran once, so part of the difference is luck."
     )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from search.console import shown_path
+from search.console import number
 from search.findings import Found, stored_object
 from search.page import signed, value
 from search.report_tables import edge_remarks, range_in_words, settings_table
@@ -47,7 +47,7 @@ def recommendation(
         said = "There is nothing to recommend yet: no trial has a value for the objective."
         error = summary["first_error"]
         return empty | {"sentence": said, "cautions": [f"The first error: {error}"] if error else []}
-    run = shown_path(found.directory.path)
+    run = found.directory.shown
     train = ("Train it to its full budget, ready to use:",
              f"loss-search train {summary['family']} --config {run}/report/recommended.yaml")  # fmt: skip
     current = conclusion is not None and summary["conclusion"]["current"]  # finished, of the present best
@@ -63,7 +63,7 @@ def _unconfirmed(found: Found, summary: Mapping[str, Any]) -> dict[str, Any]:
     """The best of the search, which ran once."""
     best, gain = summary["best"], summary["gain"]
     name = f"trial {best['trial']}" + (f", preset {best['preset']}," if best["preset"] else "")
-    sentence = f"Use {name} with {summary['objective']} {value(best['value'])} on validation data"
+    sentence = f"Use {name} with {summary['objective']} {number(best['value'])} on validation data"
     others = [
         one for one in summary["presets"] if gain and one.get("trial") == gain["trial"] != best["trial"]
     ]
@@ -79,7 +79,7 @@ def _unconfirmed(found: Found, summary: Mapping[str, Any]) -> dict[str, Any]:
         cautions.insert(0, f"At its last epoch it shows collapse ({', '.join(best['collapsed'])}).")
     better = "higher is better" if summary["direction"] == "maximize" else "lower is better"
     tiles = [
-        (summary["objective"], value(best["value"]), f"one seed, {better}"),
+        (summary["objective"], number(best["value"]), f"one seed, {better}"),
         (
             "best epoch",
             f"{best['epoch']} of {best['epochs']}",
@@ -89,7 +89,7 @@ def _unconfirmed(found: Found, summary: Mapping[str, Any]) -> dict[str, Any]:
     if beside is not None:
         tiles.insert(1, (f"gain over {gain['over']}", signed(gain["value"]), "positive is better"))
     if summary["chance"] is not None:
-        tiles.append(("guessing", value(summary["chance"]), "the same metric"))
+        tiles.append(("guessing", number(summary["chance"]), "the same metric"))
     settings = settings_table(found.space, best["searched"], beside and beside["searched"])
     return {
         "sentence": f"{sentence}.",
@@ -111,7 +111,7 @@ def _confirmed(found: Found, summary: Mapping[str, Any], conclusion: Mapping[str
     if reference is not None and reference is not chosen and reference["source"] in rows:
         beside = described(rows[reference["source"]], found.rows.last, found.space)
     said = conclusion["sentence"]
-    tiles = [(f"test {summary['objective']}", value(chosen["test"]["mean"]), _interval(chosen["test"]))]
+    tiles = [(f"test {summary['objective']}", number(chosen["test"]["mean"]), _interval(chosen["test"]))]
     if chosen["difference"] is not None and chosen["difference"]["mean"] is not None:
         over = reference["name"] if reference is not None else ""
         difference = chosen["difference"]
@@ -120,7 +120,7 @@ def _confirmed(found: Found, summary: Mapping[str, Any], conclusion: Mapping[str
         total = chosen["optimism"]["total"]
         tiles.append(("optimism of the search", signed(total), "its score minus the confirmed one"))
     if summary["chance"] is not None:
-        tiles.append(("guessing", value(summary["chance"]), "the same metric"))
+        tiles.append(("guessing", number(summary["chance"]), "the same metric"))
     sentences = [one["sentence"] for one in conclusion["configurations"]]
     optimism = [conclusion["optimism_sentence"]] if conclusion["optimism_sentence"] else []
     return {

@@ -2,50 +2,48 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from search import curve_plots, drawing, plots
+from search import curve_plots, drawing, knob_plots, plots, region_plots
+from search.analyse import Analysis
 from search.findings import Found
-from search.page import Figure, value
-from search.run_directory import RunDirectory
-from search.summary import collapse_of
+from search.forest import Effect
+from search.page import Figure
+from search.report_tables import parallel_sentence
+from search.space import Space
+from search.trade_offs import pareto_front
 
-__all__ = ["Picture", "Section", "pictures", "sections"]
+__all__ = ["Section", "sections"]
 
 Row = Mapping[str, Any]
 
-PICTURE = re.compile(r"(.+)_(best|epoch_(\d+))\.png")
-PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-MOST_PICTURE_BYTES = 2_000_000
-MOST_LOOKED_AT = 50  # trials among which one with a picture is looked for
+MOST_EFFECTS, MOST_COLLAPSES = 12, 4  # figures of them
 
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page between two headings: paragraphs, then figures; `empty` is said where both lack."""
+    """A part of the page: paragraphs, figures, `small` ones; `empty` is said where figures lack."""
 
     id: str
     title: str
     nav: str
     paragraphs: Sequence[str] = ()
     figures: Sequence[Figure] = ()
+    small: Sequence[Figure] = ()
     empty: str = ""
 
 
-class Picture(NamedTuple):
-    """A trial's own picture: which trial it is, why it is shown, what it scored."""
-
-    role: str
-    caption: str
-    figure: Figure
-
-
-def sections(found: Found, summary: Mapping[str, Any], conclusion: Mapping[str, Any] | None) -> list[Section]:
+def sections(
+    found: Found,
+    summary: Mapping[str, Any],
+    conclusion: Mapping[str, Any] | None,
+    analysis: Analysis,
+    parallel: Mapping[str, Any] | None,
+) -> list[Section]:
     """All parts between the recommendation and the table of all trials, in their order.
 
     Parts without figures are filled by the template: parallel coordinates, pictures, what to beware of.
@@ -55,10 +53,13 @@ def sections(found: Found, summary: Mapping[str, Any], conclusion: Mapping[str, 
     return [
         *asked,
         _spending_section(found),
-        _progress_section(found, summary),
+        _progress_section(found, summary, analysis),
         _standing_section(found, summary, conclusion),
-        Section("parallel", "All settings at once", "Parallel", empty="There are too few settings to draw."),
+        _knobs_section(analysis, found.space),
+        _parallel_section(parallel),
         _curves_section(found, best, summary),
+        _collapse_section(analysis),
+        _trade_off_section(found, summary, conclusion),
         Section("pictures", "Pictures", "Pictures", empty="No trial has a picture yet."),
         Section("beware", "What to beware of", "Beware", empty="No trap is known in this space."),
     ]
@@ -81,8 +82,8 @@ def _spending_section(found: Found) -> Section:
     )
 
 
-def _progress_section(found: Found, summary: Mapping[str, Any]) -> Section:
-    data = plots.progress_data(found.rows.trials, found.space, summary["chance"])
+def _progress_section(found: Found, summary: Mapping[str, Any], analysis: Analysis) -> Section:
+    data = plots.progress_data(found.rows.trials, found.space, summary["chance"], analysis.best_so_far)
     if not np.isfinite(data.values).any():
         return Section("progress", "Best so far", "Progress", empty=data.sentence)
     alt = "Points: results of trials. Steps: the best so far. Lines: the best preset, guessing."
@@ -102,7 +103,8 @@ def _progress_section(found: Found, summary: Mapping[str, Any]) -> Section:
             alt,
         ),
     ]
-    return Section("progress", "Best so far", "Progress", figures=figures)
+    note = [] if data.scale is None else [data.scale.caveat]
+    return Section("progress", "Best so far", "Progress", note, figures)
 
 
 def _standing_section(
@@ -121,6 +123,120 @@ def _standing_section(
     return Section("presets", "Presets against the winner", "Presets", figures=[figure])
 
 
+def _knobs_section(analysis: Analysis, space: Space) -> Section:
+    """Importance, the strongest pair, and the effect of each knob, the most important first."""
+    rated, maximize, objective = analysis.importance, space.directions[0] == "maximize", space.objectives[0]
+    figures = []
+    if rated.knobs:
+        alt = "Bars: each setting's share of importance, with its interval."
+        figures.append(
+            _figure(
+                "importance",
+                "Which settings mattered",
+                rated.sentence,
+                knob_plots.draw_importance(rated),
+                alt,
+            )
+        )
+    pair = analysis.interaction
+    if pair is not None:
+        drawn = knob_plots.draw_interaction(pair, objective, maximize)
+        alt = (
+            f"A map of the expected {objective} over {pair.first} and {pair.second}, with a star at the best."
+        )
+        figures.append(_figure("interaction", "The strongest pair", pair.sentence, drawn, alt))
+    order = [knob.name for knob in rated.knobs]
+    ranked = sorted(
+        analysis.effects.values(), key=lambda one: order.index(one.name) if one.name in order else len(order)
+    )
+    alt = f"Points: trials by this setting and {objective}. Line: what is expected there, with a band."
+    drawn = [one for one in ranked if one.enough][:MOST_EFFECTS]
+    small = [
+        _figure(
+            f"effect_{place}", one.name, _of_one(one), knob_plots.draw_effect(one, objective, maximize), alt
+        )
+        for place, one in enumerate(drawn, 1)
+    ]
+    said = [rated.method[:1].upper() + rated.method[1:] + "."] if rated.knobs else [rated.sentence]
+    if rated.knobs and (unseen := [one.sentence for one in ranked if not one.enough]):
+        said.append(" ".join(unseen))
+    return Section("knobs", "Which settings mattered", "Settings", said, figures, small)
+
+
+def _of_one(effect: Effect) -> str:
+    """Its sentence without its name, which is the figure's title."""
+    said = effect.sentence.removeprefix(f"{effect.name}: ")
+    return said[:1].upper() + said[1:]
+
+
+def _parallel_section(parallel: Mapping[str, Any] | None) -> Section:
+    title, nav = "All settings at once", "Parallel"
+    if parallel is None:
+        return Section("parallel", title, nav, empty="There are too few settings or trials to draw.")
+    alt = "A line a trial over one axis a setting; darker lines scored better."
+    figure = _figure(
+        "parallel", title, parallel_sentence(parallel), region_plots.draw_parallel(parallel), alt
+    )
+    return Section("parallel", title, nav, figures=[figure])
+
+
+def _collapse_section(analysis: Analysis) -> Section:
+    title, nav = "Where trials collapse", "Collapse"
+    figures = []
+    for place, one in enumerate(analysis.collapses[:MOST_COLLAPSES], 1):
+        if not one.places:
+            continue
+        name = one.kind if one.kind == "diverged" else f"{one.kind} collapse"
+        alt = f"Trials over two settings; triangles: {name}."
+        drawn = region_plots.draw_collapse(one, analysis.columns)
+        figures.append(_figure(f"collapse_{place}", f"{name.capitalize()}: where", one.sentence, drawn, alt))
+        alt = f"The share of trials with {name} in parts of the space, with 95 % intervals."
+        drawn, first = region_plots.draw_places(one), one.places[0]
+        said = (
+            f"{first.collapsed} of {first.trials} trials with {region_plots.place_in_words(first)} show it, "
+            f"elsewhere {first.elsewhere_collapsed} of {first.elsewhere_trials}."
+        )
+        figures.append(
+            _figure(f"collapse_{place}_places", f"{name.capitalize()}: how often", said, drawn, alt)
+        )
+    return Section("collapse", title, nav, figures=figures, empty="No trial collapsed or diverged.")
+
+
+def _trade_off_section(
+    found: Found, summary: Mapping[str, Any], conclusion: Mapping[str, Any] | None
+) -> Section:
+    """The family's two main metrics, or the first two objectives where several were searched."""
+    title, nav, space = "Trade-offs", "Trade-offs", found.space
+    names = space.objectives[:2] if len(space.objectives) > 1 else space.family.trade_off
+    if len(names) != 2:
+        return Section(
+            "trade_offs", title, nav, empty="The family names no two metrics to weigh against each other."
+        )
+    maximize = tuple(bool(space.family.metrics[name].higher_is_better) for name in names)
+    numbers = np.array([row["trial"] for row in found.rows.trials])
+    first, second = (
+        np.array([row.get(f"best.val.{name}") for row in found.rows.trials], dtype=float) for name in names
+    )
+    front = pareto_front(numbers, first, second, tuple(names), maximize)
+    if not front.all_numbers:
+        return Section("trade_offs", title, nav, empty=front.sentence)
+    marked = {one["trial"]: one["preset"] for one in summary["presets"] if one["value"] is not None}
+    chosen = summary["best"] and summary["best"]["trial"]
+    if conclusion is not None and conclusion["recommended"] is not None:
+        chosen = conclusion["recommended"]
+    if chosen is not None:
+        marked[chosen] = f"recommended: trial {chosen}"
+    alt = f"Points: trials by {names[0]} and {names[1]}. Line: those that no other beats in both."
+    figure = _figure(
+        "trade_off",
+        f"{names[0]} against {names[1]}",
+        front.sentence,
+        region_plots.draw_front(front, marked),
+        alt,
+    )
+    return Section("trade_offs", title, nav, figures=[figure])
+
+
 def _curves_section(found: Found, best: int | None, summary: Mapping[str, Any]) -> Section:
     data = curve_plots.curves_data(found.rows.trials, found.curves, found.space, best, summary["chance"])
     if data is None:
@@ -132,58 +248,3 @@ def _curves_section(found: Found, best: int | None, summary: Mapping[str, Any]) 
 
 def _figure(name: str, title: str, sentence: str, drawn: Any, alt: str) -> Figure:
     return Figure(name, title, sentence, drawing.png(drawn), alt)
-
-
-# ---------------------------------------------------------------------- pictures
-
-
-def pictures(found: Found, summary: Mapping[str, Any]) -> list[Picture]:
-    """The pictures of the best, the median and a collapsed trial, where they have any."""
-    best = summary["best"]
-    if best is None:
-        return []
-    objective, found_pictures, used = summary["objective"], [], set()
-    complete = [
-        row for row in found.rows.trials if row["state"] == "COMPLETE" and row["objective"] is not None
-    ]
-    complete.sort(key=lambda row: row["objective"])
-    middle = sorted(complete, key=lambda row: abs(complete.index(row) - (len(complete) - 1) / 2))
-    collapsed = [row for row in found.rows.trials if collapse_of(found.rows.last.get(row["trial"], {}))]
-    collapsed.sort(key=lambda row: -(row["epochs"] or 0))
-    by_number = {row["trial"]: row for row in found.rows.trials}
-    for role, candidates in (
-        ("Best", [by_number[best["trial"]]]),
-        ("Median", middle),
-        ("Collapsed", collapsed),
-    ):
-        for row in candidates[:MOST_LOOKED_AT]:
-            if row["trial"] in used or (picture := _picture_of(found.directory, row["trial"])) is None:
-                continue
-            used.add(row["trial"])
-            kinds = collapse_of(found.rows.last.get(row["trial"], {}))
-            told = f"trial {row['trial']}, {objective} {value(row['objective'])}" + (
-                f", {', '.join(kinds)} collapse" if kinds else ""
-            )
-            alt = f"What the model of trial {row['trial']} makes of examples."
-            found_pictures.append(
-                Picture(role, told, Figure(f"picture_{role.lower()}", role, told, picture, alt))
-            )
-            break
-    return found_pictures
-
-
-def _picture_of(directory: RunDirectory, trial: int) -> bytes | None:
-    """The picture of a trial's best epoch, else its last; None where there is no PNG."""
-    folder = directory.trial(trial) / "figures"
-    found = []
-    for path in folder.glob("*.png") if folder.is_dir() else ():
-        named = PICTURE.fullmatch(path.name)
-        # A link in a run from elsewhere could name any file of the reader's.
-        if named and named[1] != "vectors" and path.is_file() and not path.is_symlink():
-            found.append((named[2] == "best", int(named[3] or 0), path))
-    for _, _, path in sorted(found, reverse=True):
-        if path.stat().st_size <= MOST_PICTURE_BYTES:
-            data = path.read_bytes()
-            if data.startswith(PNG_SIGNATURE):
-                return data
-    return None

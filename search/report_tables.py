@@ -132,32 +132,35 @@ def edge_remarks(space: Space, chosen: Mapping[str, Any], name: str) -> list[str
 def parallel_spec(
     rows: Rows, space: Space, table: DataTable, first: Sequence[str] = ()
 ) -> dict[str, Any] | None:
-    """What `parallel.js` draws: one axis a searched parameter, the objective last, one line a trial.
+    """What `parallel.js` draws: the objectives, then one axis a searched parameter, one line a trial.
 
-    `first` names the parameters whose axes come first, the most important. A value of None is a gap: the
-    parameter was not in force. None when fewer than two axes or no trial would be there.
+    `first` names the parameters by importance. Those with conditions come last: a value of None, where one
+    was not in force, breaks its line. None when fewer than two axes or no trial would be there.
     """
     searched = space.searched()
-    names = [*(name for name in first if name in searched), *(name for name in searched if name not in first)]
-    axes = [_axis(searched[name], space) for name in names[:MOST_AXES]]
-    shown = [row for row in rows.trials if row["state"] != "WAITING"]
-    values = [[row.get(f"objective.{name}") for row in rows.trials] for name in space.objectives]
-    for name, of_trial in zip(space.objectives, values, strict=True):
-        known = [number for number in of_trial if number is not None and math.isfinite(number)]
-        if known and len(axes):
+    ranks = {name: rank for rank, name in enumerate(first)}
+    names = sorted(searched, key=lambda name: (bool(searched[name].when), ranks.get(name, len(ranks))))
+    axes, values = [], []
+    for name in space.objectives:
+        scores = [row.get(f"objective.{name}") for row in rows.trials]
+        known = [score for score in scores if score is not None and math.isfinite(score)]
+        if known:
             axes.append(
                 {"name": name, "kind": "linear", "low": min(known), "high": max(known), "column": None}
             )
-    if len(axes) < 2 or not shown:
+            values.append(scores)
+    for name in names[:MOST_AXES]:
+        axes.append(_axis(searched[name], space))
+        values.append([row.get(axes[-1]["column"]) for row in rows.trials])
+    if len(axes) < 2 or not any(row["state"] != "WAITING" for row in rows.trials):
         return None
-    columns = [[row.get(axis["column"]) for row in rows.trials] for axis in axes if axis["column"]]
     return {
         "table": table.id,
         "axes": axes,
-        "values": [*columns, *values[: len(axes) - len(columns)]],
+        "values": values,
         "objective": space.objectives[0],
         "maximize": space.directions[0] == "maximize",
-        "score": values[0],
+        "score": [row.get("objective") for row in rows.trials],
     }
 
 

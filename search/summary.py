@@ -18,12 +18,15 @@ import textwrap
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from search.configuration import load_configuration, write_configuration
 from search.preflight import num_trials
 from search.run_directory import RunDirectory
 from search.space import Space
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 __all__ = [
     "Rows",
@@ -66,14 +69,15 @@ class Rows(NamedTuple):
     last: Mapping[int, Row]
 
 
-def read_rows(directory: RunDirectory) -> Rows:
-    """The search's rows of a run, whether it is finished or not."""
+def read_rows(directory: RunDirectory, table: pa.Table | None = None) -> Rows:
+    """The search's rows of a run, whether it is finished or not; `table`: trials.parquet, if read."""
     import numpy as np
     import pyarrow.compute as pc
 
     from search.record import read_epochs, read_trials
 
-    trials = [row for row in read_trials(directory.path).to_pylist() if row["phase"] == "search"]
+    table = read_trials(directory.path) if table is None else table
+    trials = [row for row in table.to_pylist() if row["phase"] == "search"]
     epochs = read_epochs(directory.path)
     epochs = epochs.filter(pc.equal(epochs["phase"], "search"))
     numbers = epochs["trial"].to_numpy()  # sorted, within a trial by epoch

@@ -24,6 +24,7 @@ from search.report import write_report
 from search.run import Run
 from search.run_directory import RunDirectory
 from search.space import Space, load_space
+from trainables import FAMILIES, family_named
 
 HOSTILE = '</script><script>window.harm=1</script><img src=x onerror="window.harm=2">$\\frac{'
 
@@ -57,20 +58,23 @@ def test_the_parts_stand_in_the_order_of_what_one_asks_first(study) -> None:
     found = headings((study[0].report / "index.html").read_text())
     expected = [
         "Recommendation", "What was searched, and what it cost", "Best so far", "Presets against the winner",
-        "All settings at once", "Learning curves", "Pictures", "What to beware of", "All trials",
+        "Which settings mattered", "All settings at once", "Learning curves", "Where trials collapse",
+        "Trade-offs", "Pictures", "What to beware of", "All trials",
     ]  # fmt: skip
-    assert [title for title in found if title in expected] == expected
+    assert found == expected
 
 
 def test_every_figure_of_the_page_is_a_png_beside_it_with_a_sentence(study) -> None:
     directory, _ = study
     page = (directory.report / "index.html").read_text()
-    shown = re.findall(r'<figure id="figure-(\w+)"', page)
+    shown = re.findall(r"id=\"figure-(\w+)\"", page)
     assert len(shown) == len(set(shown)) >= 5
     assert {f"{name}.png" for name in shown} == {path.name for path in directory.report.glob("*.png")}
     sentences = json.loads((directory.report / "summary.json").read_text())["sentences"]
     assert sentences.keys() == set(shown)
-    assert all(re.search(r"\d", sentence) and sentence.endswith(".") for sentence in sentences.values())
+    assert all(sentence.endswith(".") for sentence in sentences.values())
+    computed = [text for name, text in sentences.items() if not name.startswith("effect_")]
+    assert all(re.search(r"\d", text) for text in computed), "an effect may be said not to stand out"
 
 
 def test_the_page_needs_no_other_file_and_no_network(study) -> None:
@@ -161,6 +165,34 @@ def test_a_run_that_is_not_there_is_bad_input(tmp_path, capsys, monkeypatch) -> 
     assert main(["report", "nothing"]) == 2
 
 
+def test_what_was_planted_is_found(study) -> None:
+    text = text_of((study[0].report / "index.html").read_text())
+    sentences = json.loads((study[0].report / "summary.json").read_text())["sentences"]
+    assert sentences["importance"].startswith(("kl.weight", "class_weights.method"))
+    assert "class_weights.method is none" in sentences["collapse_1"] and "Mode collapse: where" in text
+
+
+def test_the_settings_stand_in_the_order_of_their_importance(study) -> None:
+    page = (study[0].report / "index.html").read_text()
+    stored = json.loads(re.search(r'id="parallel-data">(.*?)</script>', page, re.DOTALL)[1])
+    summary = json.loads((study[0].report / "summary.json").read_text())
+    ranked = [knob["name"] for knob in summary["importance"]]
+    free = [name for name in ranked if not study[1].parameters[name].when]
+    assert [axis["name"] for axis in stored["axes"]][1 : len(free) + 1] == free
+    effects = re.findall(r'<figure id="figure-effect_\d+" class="">\s*<h3>(.*?)</h3>', page)
+    assert effects == [name for name in ranked if name in effects] and {"kl.weight", "optim.lr"} <= set(
+        effects
+    )
+    assert all(0 <= knob["low"] <= knob["high"] <= 1 for knob in summary["importance"])
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_metrics_that_a_family_weighs_have_a_better_side(name) -> None:
+    family = family_named(name)
+    assert len(family.trade_off) == 2
+    assert all(family.metrics[metric].higher_is_better is not None for metric in family.trade_off)
+
+
 # ---------------------------------------------------------------------- any state of a run
 
 
@@ -220,7 +252,7 @@ def test_a_grid_and_several_objectives_have_reports(tmp_path) -> None:
     page = page_of(directory, asked)
     stored = json.loads(re.search(r'id="parallel-data">(.*?)</script>', page, re.DOTALL)[1])
     assert [axis["name"] for axis in stored["axes"]] == [
-        "latent_dim", "reconstruction.gamma", "class_weights.method", "selection_accuracy", "pixel_accuracy",
+        "selection_accuracy", "pixel_accuracy", "latent_dim", "reconstruction.gamma", "class_weights.method",
     ]  # fmt: skip
 
 

@@ -103,6 +103,7 @@ class BetaVAE(Family):
         "size": Number(4096, 64, 1_000_000, "training examples of the synthetic source", integer=True),
         "seed": Number(0, 0, 2**31 - 1, "seed of the synthetic source", integer=True),
     }
+    trade_off = ("selection_accuracy", "pixel_accuracy")
     metrics = {
         "selection_accuracy": Metric("mean over colours of intersection over union (Jaccard)"),
         "pixel_accuracy": Metric(

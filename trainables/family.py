@@ -168,6 +168,7 @@ class Family(ABC):
     file_fields: Mapping[str, Field] = {}  # arrays of the npz file that source "file" reads
     data_settings: Mapping[str, Setting]  # beside `source` and `path`, which every family has
     metrics: Mapping[str, Metric]  # holds "selection_accuracy", by which trials are ranked
+    trade_off: tuple[str, ...] = ()  # two metrics with a better side, of which more of one may cost the other
 
     @abstractmethod
     def load(self, settings: Mapping[str, Any]) -> Data:

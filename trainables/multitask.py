@@ -148,6 +148,7 @@ class MultiTask(Family):
         "noise": Number(1.0, 0.0, 10.0, "deviation of what hides its classes"),
         "seed": Number(0, 0, 2**31 - 1, "seed of the synthetic source", integer=True),
     }
+    trade_off = ("selection_accuracy", "action_class.accuracy")
     metrics = {
         "selection_accuracy": Metric("mean over tasks of balanced accuracy"),
         **{f"{task}.{name}": metric for task in TASKS for name, metric in TASK_METRICS.items()},

@@ -146,6 +146,7 @@ class Panels(Family):
         "jitter": Number(1.0, 0.0, 10.0, "how far synthetic panels stray from their page's style"),
         "seed": Number(0, 0, 2**31 - 1, "seed of the synthetic source", integer=True),
     }
+    trade_off = ("page_retrieval", "image_text_recall_1")
     metrics = {
         "selection_accuracy": Metric("mean of page_retrieval and image_text_recall_1"),
         "page_retrieval": Metric("share of panels whose nearest other panel, by cosine, is on their page"),

@@ -163,6 +163,7 @@ class Selection(Family):
         "likeness": Number(0.5, 0.0, 0.9, "share of tiles that synthetic grids of a task have in common"),
         "seed": Number(0, 0, 2**31 - 1, "seed of the synthetic source and of the arrangement", integer=True),
     }
+    trade_off = ("selection_accuracy", "reconstruction_accuracy")
     metrics = {
         "selection_accuracy": Metric("share of targets found; in evaluation with the likeliest symbols"),
         "chance": Metric("selection_accuracy of guessing: 1 / (distractors + 1)", higher_is_better=None),

@@ -166,6 +166,7 @@ class Tokens(Family):
         ),
         "seed": Number(0, 0, 2**31 - 1, "seed of the synthetic source", integer=True),
     }
+    trade_off = ("rec_tokens", "rec_globals")
     metrics = {
         "selection_accuracy": Metric("mean over token types of recall (balanced accuracy)"),
         "type_accuracy": Metric("share of token types right"),

@@ -123,7 +123,7 @@
 
     drawAxes() {
       this.svg.replaceChildren();
-      const letters = Math.floor(this.gap / 6);
+      const letters = Math.floor(this.gap / 6.1);
       this.axes.forEach((axis, at) => {
         const group = element("g", {class: "axis"}, this.svg);
         const name = element("text", {class: "name", x: this.x(at), y: 14, "text-anchor": "middle"}, group);
