@@ -226,7 +226,8 @@ def check(name: RunName, out: Out = RUNS) -> None:
 def _complaints(directory: Any, space: Any, standing: Any) -> tuple[list[str], int]:
     """What is wrong, and how many reported rows only the event log has: a flaw of a finished phase alone."""
     from search.events import phase_of
-    from search.record import check_record, read_epochs
+    from search.record import read_epochs
+    from search.record_check import check_record
 
     minimise = [n for n, d in zip(space.objectives, space.directions, strict=True) if d == "minimize"]
     whole = {"search": standing.finished, "confirm": standing.confirmed}

@@ -18,7 +18,7 @@ import logging
 import os
 import re
 import zlib
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +26,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from search.errors import DamagedRun
-from search.events import phase_of, sync_directory
+from search.events import sync_directory
 from search.schema import (
-    ENDED,
     EPOCH_COLUMNS,
     TRIAL_COLUMNS,
     Column,
@@ -44,13 +43,18 @@ __all__ = [
     "EPOCH_COLUMNS",
     "TRIAL_COLUMNS",
     "Column",
+    "Key",
     "Recorder",
-    "check_record",
+    "Row",
+    "acknowledged",
+    "keys_of",
+    "merged_rows",
     "read_epochs",
     "read_trials",
     "restore",
     "rows_from_events",
     "schema_markdown",
+    "stored_tables",
     "summarise",
 ]
 
@@ -63,7 +67,6 @@ PART_NAME = re.compile(r"part-(\d+)-(\d+)\.parquet")
 MAX_PARTS = 512  # a reader opens every part; beyond this, flush compacts
 # The whole file's CRC32 follows, its own digits taken as zeros; page checksums protect no header or footer.
 SEAL = b"loss_search-crc32-"
-SHOWN = 5  # rows named in one complaint
 
 
 class Recorder:
@@ -85,8 +88,8 @@ class Recorder:
         for directory in (self.run_dir, self.parts_dir):
             for leftover in directory.glob(".*.parquet.tmp"):
                 leftover.unlink()
-        stored = _stored(self.run_dir, self.warnings, ["phase", "trial", "epoch"])
-        self._known: set[Key] = {key for _, table in stored for key in _keys(table)}
+        stored = stored_tables(self.run_dir, self.warnings, ["phase", "trial", "epoch"])
+        self._known: set[Key] = {key for _, table in stored for key in keys_of(table)}
         ends = [_part_order(path)[0] + _part_order(path)[1] for path in _parts(self.run_dir)]
         self._next = max([len(self._known), *ends])
 
@@ -131,8 +134,8 @@ class Recorder:
         """
         self._write_part()
         warnings: list[str] = []
-        stored = _stored(self.run_dir, warnings, set_aside=True)
-        _write(_merge([table for _, table in stored]), self.run_dir / "epochs.parquet", self._metadata)
+        stored = stored_tables(self.run_dir, warnings, set_aside=True)
+        _write(merged_rows([table for _, table in stored]), self.run_dir / "epochs.parquet", self._metadata)
         for path, _ in stored:
             if path.parent == self.parts_dir:
                 path.unlink()
@@ -162,7 +165,7 @@ def read_epochs(
     (logged when that is None). Raises DamagedRun for a record of a newer version.
     """
     told: list[str] = []
-    merged = _merge([table for _, table in _stored(Path(run_dir), told, columns)])
+    merged = merged_rows([table for _, table in stored_tables(Path(run_dir), told, columns)])
     _tell(told, warnings)
     return merged
 
@@ -195,165 +198,15 @@ def restore(
     this schema.
     """
     warnings: list[str] = []
-    _stored(Path(run_dir), warnings, set_aside=True)
+    stored_tables(Path(run_dir), warnings, set_aside=True)
     recorder = Recorder(Path(run_dir), metadata or {})
-    added = sum([recorder.add(row) for row in _acknowledged(Path(run_dir), events)])
+    added = sum([recorder.add(row) for row in acknowledged(Path(run_dir), events)])
     recorder.flush()
     told = [f"{run_dir}: {added} row(s) recovered from the event log"] if added else []
     return warnings + recorder.warnings + told
 
 
-def check_record(
-    run_dir: Path,
-    study_trials: Sequence[Mapping[str, Any]],
-    events: Sequence[Mapping[str, Any]],
-    *,
-    minimise: Collection[str] = (),
-    confirm_trials: Sequence[Mapping[str, Any]] = (),
-) -> list[str]:
-    """Complaints about a record that contradicts itself, the study or the event log; none when it is whole.
-
-    `study_trials` holds {number, state, value, params, user_attrs} of each trial; `value` is None, a number,
-    or a list of numbers for several objectives; `confirm_trials` the same of the confirmation's study. A
-    phase counts as finished when its last `search` event says `finish`.
-    """
-    complaints: list[str] = []
-    stored = _stored(Path(run_dir), complaints)
-    merged = _merge([table for _, table in stored])
-    trials = read_trials(run_dir, complaints).to_pylist()
-    complaints += _rows_twice(stored)
-    complaints += _rows_lost(merged, _acknowledged(Path(run_dir), events))
-    rows: dict[tuple[str, int], list[Row]] = {}
-    for row in merged.to_pylist():
-        rows.setdefault((row["phase"], row["trial"]), []).append(row)
-    for phase, studied in (("search", study_trials), ("confirm", confirm_trials)):
-        own = [row for row in trials if row["phase"] == phase]
-        mine = [event for event in events if phase_of(event) == phase]
-        called = "trial" if phase == "search" else "confirm trial"
-        complaints += _states_disagree(own, studied, mine, called)
-        complaints += _figures_disagree(
-            {trial: found for (one, trial), found in rows.items() if one == phase},
-            own,
-            studied,
-            minimise,
-            called,
-        )
-    return complaints
-
-
-def _rows_twice(stored: Sequence[tuple[Path, pa.Table]]) -> list[str]:
-    """A part may repeat rows of epochs.parquet (killed while compacting); nothing else may repeat a row."""
-    complaints = []
-    for name, paths in (("epochs.parquet", False), ("the parts", True)):
-        keys = [
-            key for path, table in stored if (path.parent.name == "epochs") == paths for key in _keys(table)
-        ]
-        seen: set[Key] = set()
-        twice = [key for key in keys if key in seen or seen.add(key)]
-        complaints += _named(f"row twice in {name}", twice)
-    return complaints
-
-
-def _rows_lost(merged: pa.Table, acknowledged: Sequence[dict[str, Any]]) -> list[str]:
-    """Acknowledged rows that no file holds, or with other values, and trials with a gap in their epochs."""
-    where = {key: index for index, key in enumerate(_keys(merged))}
-    promised = table_of(acknowledged, EPOCH_COLUMNS)
-    keys = _keys(promised)
-    complaints = _named("acknowledged row missing from Parquet", [key for key in keys if key not in where])
-    present = [index for index, key in enumerate(keys) if key in where]
-    promised = promised.take(pa.array(present, pa.int64()))
-    held = merged.take(pa.array([where[keys[index]] for index in present], pa.int64()))
-    for name in promised.column_names:
-        ours, theirs = promised[name], held[name] if name in held.column_names else None
-        if theirs is None or not ours.equals(theirs):
-            theirs = [None] * len(ours) if theirs is None else theirs.to_pylist()
-            pairs = zip(present, ours.to_pylist(), theirs, strict=True)  # repr: a NaN is a NaN
-            other = [keys[index] for index, a, b in pairs if repr(a) != repr(b)]
-            complaints += _named(f"{name} differs from what was reported", other)
-    by_trial: dict[tuple[str, int], set[int]] = {}
-    for phase, trial, epoch in where:
-        by_trial.setdefault((phase, trial), set()).add(epoch)
-    for (phase, trial), epochs in sorted(by_trial.items()):
-        gap = set(range(1, max(epochs) + 1)) - epochs
-        complaints += _named("epoch missing between others", [(phase, trial, epoch) for epoch in sorted(gap)])
-    return complaints
-
-
-def _states_disagree(
-    trials: Sequence[Row],
-    study_trials: Sequence[Mapping[str, Any]],
-    events: Sequence[Mapping[str, Any]],
-    called: str,
-) -> list[str]:
-    """Trials of one phase that one of study, event log and trials.parquet knows otherwise than another."""
-    complaints = []
-    study = {trial["number"]: trial["state"] for trial in study_trials}
-    recorded = {row["trial"]: row["state"] for row in trials}
-    finished = [event["what"] for event in events if event["kind"] == "search"][-1:] == ["finish"]
-    if len(recorded) != len(trials):
-        complaints.append(f"trials.parquet: a {called} has two rows")
-    ended: dict[int, str] = {}
-    for event in events:
-        number = event.get("trial")
-        if event["kind"] == "finished":
-            if ended.setdefault(number, event["state"]) != event["state"]:
-                again = f"finished as {ended[number]} and again as {event['state']}"
-                complaints.append(f"{called} {number}: {again}")
-        elif event["kind"] == "started" and number in ended:
-            again = f"was started again after it had finished as {ended[number]}"
-            complaints.append(f"{called} {number}: {again}")
-    for number in sorted(study.keys() | recorded.keys() | ended.keys()):
-        state, row, last = study.get(number), recorded.get(number), ended.get(number)
-        if state is None:
-            complaints.append(f"{called} {number}: is recorded, but the study does not have it")
-        elif finished and state not in ENDED:
-            complaints.append(f"{called} {number}: is {state} in the study of a finished run")
-        elif last is not None and last != state:
-            complaints.append(f"{called} {number}: finished as {last}, but is {state} in the study")
-        elif (finished or row in ENDED) and row != state:
-            complaints.append(
-                f"{called} {number}: is {row or 'absent'} in trials.parquet, but {state} in the study"
-            )
-    return complaints
-
-
-def _figures_disagree(
-    epochs: Mapping[int, Sequence[Row]],
-    trials: Sequence[Row],
-    study_trials: Sequence[Mapping[str, Any]],
-    minimise: Collection[str],
-    called: str,
-) -> list[str]:
-    """Counts of epochs and values that one phase's rows of epochs.parquet do not give again."""
-    complaints = []
-    values = {trial["number"]: trial["value"] for trial in study_trials}
-    for number in sorted(epochs.keys() - {row["trial"] for row in trials} - values.keys()):
-        complaints.append(
-            f"{called} {number}: has {len(epochs[number])} epochs, but the study does not have it"
-        )
-    for row in trials:
-        own, place = epochs.get(row["trial"], []), f"{called} {row['trial']}"
-        if row["state"] in ENDED and (row["epochs"] or 0) != len(own):
-            complaints.append(
-                f"{place}: trials.parquet counts {row['epochs']} epochs, epochs.parquet has {len(own)}"
-            )
-        if row["state"] != "COMPLETE":
-            continue
-        names = [name.removeprefix("objective.") for name in row if name.startswith("objective.")]
-        shown = [row["objective"], *(row[f"objective_{index}"] for index in range(1, len(names)))]
-        again = summarise(own, names, minimise) if own and names else {}
-        tested = [name for name in row if name.startswith("test.")]
-        for name in ["objective", "best_epoch", *(f"objective.{name}" for name in names), *tested]:
-            needed = name not in tested
-            if repr(row[name]) != repr(again.get(name)) or (needed and row[name] is None):
-                complaints.append(f"{place}: {name} is {row[name]}, its rows give {again.get(name)}")
-        told = values.get(row["trial"])
-        if told is not None and list(told if isinstance(told, (list, tuple)) else [told]) != shown:
-            complaints.append(f"{place}: objective is {shown} in trials.parquet, {told} in the study")
-    return complaints
-
-
-def _acknowledged(run_dir: Path, events: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def acknowledged(run_dir: Path, events: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The reported rows as columns, each once."""
     try:
         return [typed_epoch(row) for row in rows_from_events(events)]
@@ -384,7 +237,7 @@ def _part_order(part: Path) -> tuple[int, int]:
     return int(first), int(rows)
 
 
-def _stored(
+def stored_tables(
     run_dir: Path, warnings: list[str], columns: list[str] | None = None, set_aside: bool = False
 ) -> list[tuple[Path, pa.Table]]:
     """epochs.parquet and the parts, in the order in which a row's first occurrence counts."""
@@ -442,7 +295,7 @@ def _require_schema(table: pa.Table, allowed: tuple[Column, ...]) -> None:
             raise ValueError(f"column {name} is missing or has empty cells")
 
 
-def _merge(tables: Sequence[pa.Table]) -> pa.Table:
+def merged_rows(tables: Sequence[pa.Table]) -> pa.Table:
     """One table of all rows, the first of each (phase, trial, epoch), sorted by (trial, epoch, phase)."""
     empty = table_of([], EPOCH_COLUMNS)
     merged = pa.concat_tables([empty, *tables], promote_options="default")
@@ -457,7 +310,7 @@ def _merge(tables: Sequence[pa.Table]) -> pa.Table:
     return merged.select(names).combine_chunks().take(first["row_min"]).replace_schema_metadata(metadata)
 
 
-def _keys(table: pa.Table) -> list[Key]:
+def keys_of(table: pa.Table) -> list[Key]:
     return list(zip(*(table[name].to_pylist() for name in ("phase", "trial", "epoch")), strict=True))
 
 
@@ -501,12 +354,3 @@ def _tell(told: list[str], warnings: list[str] | None) -> None:
         return
     for warning in told:
         logging.getLogger("loss_search").warning(warning)
-
-
-def _named(complaint: str, keys: Sequence[Key]) -> list[str]:
-    """One line for all rows of which the same is to be said, the first few by name."""
-    if not keys:
-        return []
-    rows = "; ".join(f"{phase} trial {trial} epoch {epoch}" for phase, trial, epoch in keys[:SHOWN])
-    more = f" and {len(keys) - SHOWN} more" if len(keys) > SHOWN else ""
-    return [f"{complaint}: {rows}{more}"]

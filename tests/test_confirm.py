@@ -16,7 +16,8 @@ from search.configuration import load_configuration
 from search.confirm import LATER, Candidate, Settings, chosen, fresh_seeds, missing, settings_of
 from search.errors import BadInput
 from search.events import phase_of, read_events
-from search.record import check_record, read_epochs, read_trials
+from search.record import read_epochs, read_trials
+from search.record_check import check_record
 from search.run import Run
 from search.standing import confirmation_of, standing_of, study_trials
 from search.summary_files import write_summary

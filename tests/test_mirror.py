@@ -25,7 +25,8 @@ from search.errors import BadInput, Incomplete
 from search.events import read_events
 from search.fetching import Copy, fetch_run
 from search.mirror import Mirror
-from search.record import check_record, read_epochs
+from search.record import read_epochs
+from search.record_check import check_record
 from search.run import Run
 from search.run_directory import RunDirectory
 from search.space import Space

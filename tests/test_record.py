@@ -24,12 +24,12 @@ from search.events import EventLog, read_events
 from search.record import (
     EPOCH_COLUMNS,
     Recorder,
-    check_record,
     read_epochs,
     read_trials,
     restore,
     rows_from_events,
 )
+from search.record_check import check_record
 
 ROOT = Path(__file__).parents[1]
 

@@ -10,7 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 from record_rows import ALL, METADATA, fill, parts, row, trial_row
 
-from search.record import Recorder, _write, check_record, restore, summarise
+from search.record import Recorder, _write, restore, summarise
+from search.record_check import check_record
 
 
 @pytest.fixture
