@@ -175,7 +175,8 @@ class StoredRun:
                 "%s: another machine has gone on since; the copy that was here is %s", self.path, aside
             )
         require_run(self.location, self.store)
-        return self._copy.refresh(lambda name: not ENGINE_FILES.fullmatch(name))
+        # Of what engines have left the report wants the pictures of best epochs.
+        return self._copy.refresh(lambda name: not ENGINE_FILES.fullmatch(name) or name.endswith("_best.png"))
 
     def _is_equal(self, name: str, size: int) -> bool:
         """Whether an object is sure to be what lies here: of those that are never changed, only replaced.

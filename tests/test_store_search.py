@@ -6,15 +6,30 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 from s3_server import BUCKET, KEY, SECRET, S3Server
-from searches import command, end_all, environment, events_of, processes_below, start, ticks, write_space
+from searches import (
+    HERE,
+    command,
+    end_all,
+    environment,
+    events_of,
+    processes_below,
+    start,
+    ticks,
+    write_space,
+)
+from toy_run import message, toy_space
 
 from search.fetching import fetch_run
 from search.record import read_epochs
+from search.run import Run
+from search.run_directory import RunDirectory
 from search.storage import pieces_in
 
 pytestmark = pytest.mark.slow
@@ -35,8 +50,6 @@ def server(tmp_path, monkeypatch):
 
 
 def run(*arguments: object, cwd: Path, expect: int = 0) -> str:
-    import subprocess
-
     done = subprocess.run(
         command(*arguments), cwd=cwd, env=environment(), capture_output=True, text=True, timeout=240
     )
@@ -53,10 +66,17 @@ def working_copy(tmp_path: Path, rows: int) -> Path:
     raise AssertionError("no rows in time")
 
 
-def events_there(server: S3Server, run_name: str, folder: Path) -> list[dict]:
-    """The events that the store has."""
-    objects = server.objects(f"team/runs/{run_name}/events.jsonl.pieces")
-    names = {key.removeprefix(f"team/runs/{run_name}/"): body for key, body in objects.items()}
+def rows_by_time(events: list[dict]) -> dict[tuple[int, int], float]:
+    """When each row was reported; each must be there once."""
+    found = {(event["row"]["trial"], event["row"]["epoch"]): event["time"] for event in events}
+    assert len(found) == len(events)
+    return found
+
+
+def _there(server: S3Server, copy: Path, folder: Path) -> list[dict]:
+    """The reports that the store has."""
+    objects = server.objects(f"team/runs/{copy.name}/events.jsonl.pieces")
+    names = {key.removeprefix(f"team/runs/{copy.name}/"): body for key, body in objects.items()}
     folder.mkdir(exist_ok=True)
     (folder / "events.jsonl").write_bytes(
         b"".join(names[piece] for piece in pieces_in(names).get("events.jsonl", []))
@@ -103,6 +123,40 @@ def _has_no_secret(server: S3Server, tmp_path: Path, output: str) -> None:
         assert len(files) > 10 and not [path for path in files if secret.encode() in path.read_bytes()]
 
 
+@pytest.mark.parametrize("after_s", [9.0, 16.5])
+def test_whenever_the_machine_is_lost_only_the_last_seconds_are(server, tmp_path, after_s):
+    """A driver that gets ten rows a second, killed with its disk; and the run goes on elsewhere."""
+    path = toy_space(tmp_path, budget={"trials": 40, "epochs": 5}) and tmp_path / "toy.yaml"
+    driver = [sys.executable, HERE / "toy_driver.py", OUT, path]
+    process = subprocess.Popen(driver, env=environment(), stdout=subprocess.PIPE, text=True)
+    copy = Path(process.stdout.readline().strip())
+    time.sleep(after_s)
+    process.kill()
+    lost_at = time.time()
+    process.wait()
+    process.stdout.close()
+    had, kept = (
+        rows_by_time(events_of(copy, "reported")),
+        rows_by_time(_there(server, copy, tmp_path / "there")),
+    )
+    shutil.rmtree(tmp_path / "state")
+    lost = {key: lost_at - told for key, told in had.items() if key not in kept}
+    assert kept.keys() <= had.keys() and len(had) > 5 * after_s
+    assert all(age <= COST_S for age in lost.values()), lost
+    oldest = max(lost.values(), default=0)
+    print(f"killed after {after_s} s: {len(had)} rows, {len(lost)} lost, the oldest {oldest:.1f} s old")
+    with RunDirectory.held(f"{OUT}/{copy.name}", Path("runs")) as again, again.locked():
+        space = Run.stored_space(again)
+        with Run(again, space) as resumed:
+            while (asked := resumed.next_trial()) is not None:
+                for epoch in range(len(resumed.trials[asked.number].rows) + 1, 6):
+                    resumed.receive(message(asked.number, epoch, 0.5 + 0.001 * epoch))
+            resumed.close()
+    assert "whole; finished, 40 of 40 trials ended" in run("check", f"{OUT}/{copy.name}", cwd=tmp_path)
+    everything = rows_by_time(_there(server, copy, tmp_path / "again"))
+    assert len(everything) == 200 and kept.items() <= everything.items()
+
+
 def test_a_lost_machine_costs_at_most_thirty_seconds_of_results(server, tmp_path):
     space = write_space(
         tmp_path, data={"source": "synthetic", "size": 16384}, budget={"trials": 8, "epochs": 25}
@@ -116,23 +170,21 @@ def test_a_lost_machine_costs_at_most_thirty_seconds_of_results(server, tmp_path
         _kill(pid)
     lost_at = time.time()
     process.communicate()
-    had = {
-        (event["row"]["trial"], event["row"]["epoch"]): event["time"] for event in events_of(copy, "reported")
-    }
-    there = events_there(server, copy.name, tmp_path / "there")
-    kept = {(event["row"]["trial"], event["row"]["epoch"]) for event in there}
+    had, kept = (
+        rows_by_time(events_of(copy, "reported")),
+        rows_by_time(_there(server, copy, tmp_path / "there")),
+    )
     shutil.rmtree(tmp_path / "state")
     lost = {key: lost_at - told for key, told in had.items() if key not in kept}
     oldest = max(lost.values(), default=0)
     print(f"{len(had)} rows were reported, {len(lost)} lost, the oldest {oldest:.1f} s old")
-    assert kept and kept <= had.keys()
+    assert kept and kept.keys() <= had.keys()
     assert all(age <= COST_S for age in lost.values()), lost
     output = run("resume", f"{OUT}/{copy.name}", cwd=tmp_path)
     assert "8 of 8 trials ended" in output
     assert "whole; finished, 8 of 8 trials ended" in run("check", f"{OUT}/{copy.name}", cwd=tmp_path)
-    again = events_there(server, copy.name, tmp_path / "again")
-    keys = [(event["row"]["trial"], event["row"]["epoch"]) for event in again]
-    assert len(keys) == len(set(keys)) == 200 and kept <= set(keys)
+    everything = rows_by_time(_there(server, copy, tmp_path / "again"))
+    assert len(everything) == 200 and kept.items() <= everything.items()
 
 
 def _kill(pid: int) -> None:
