@@ -19,6 +19,7 @@ from search.experiment_tables import (
     metric_in_words,
     part_in_words,
     place_of,
+    says_more_than_matrices,
     table_of,
     verdict_in_words,
 )
@@ -38,10 +39,11 @@ def experiment_section(values: Values, directory: RunDirectory) -> dict[str, Any
 
     Pictures are read from the run directory: the first of each cell, of `MOST_PICTURES` cells at most.
     """
-    heads, rows = table_of(values)
-    axes = len(values["axes"])
-    numeric = range(axes, len(heads) - 1)
-    tables = [{"caption": "Figures of each cell", "heads": heads, "rows": rows, "numeric": numeric}]
+    tables = []
+    if says_more_than_matrices(values):
+        heads, rows = table_of(values)
+        numeric = range(len(values["axes"]), len(heads) - 1)
+        tables.append({"caption": "Figures of each cell", "heads": heads, "rows": rows, "numeric": numeric})
     if values["effects"]:
         heads, rows = effects_of(values)
         caption = "Each axis by itself: means over the other axes"
@@ -59,7 +61,9 @@ def experiment_section(values: Values, directory: RunDirectory) -> dict[str, Any
                 "says": one["says"],
                 "verdict": verdict_in_words(one),
                 "kind": KINDS.get(one["verdict"], ""),
-                "found": [part_in_words(part) for part in one["parts"]],
+                "found": [
+                    part_in_words(part).replace(" -> ", "\N{NO-BREAK SPACE}→ ") for part in one["parts"]
+                ],
             }
             for one in values["expect"]
         ],

@@ -23,6 +23,7 @@ __all__ = [
     "pictures_of",
     "place_of",
     "print_experiment",
+    "says_more_than_matrices",
     "table_of",
     "verdict_in_words",
 ]
@@ -134,6 +135,13 @@ def table_of(values: Values) -> tuple[list[str], list[list[str]]]:
     return heads, rows
 
 
+def says_more_than_matrices(values: Values) -> bool:
+    """Whether `table_of` tells what matrices of means leave out: remarks, and deviations of several runs."""
+    return not values["matrices"] or any(
+        len(cell["trials"]) > 1 or any(_remarks(cell)) for cell in values["cells"]
+    )
+
+
 def checks_of(values: Values) -> tuple[list[str], list[list[str]]]:
     """Heads and rows: a row a cell, each check answered yes or no with the figure that it saw."""
     heads = [*(axis["name"] for axis in values["axes"]), *(check["says"] for check in values["checks"])]
@@ -194,8 +202,10 @@ def print_experiment(values: Values, directory: RunDirectory) -> None:
     say(f"Experiment: {headline(values)}")
     if values["matrices"]:
         _print_matrices(values)
-    else:
+    if says_more_than_matrices(values):
         heads, rows = table_of(values)
+        if values["matrices"]:
+            say()
         numeric = [metric["name"] for metric in values["metrics"]]
         print_table(heads, rows, right=[*numeric, "runs"])
     if values["effects"]:

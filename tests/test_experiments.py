@@ -434,6 +434,9 @@ def test_a_matrix_is_printed_with_its_marks(tmp_path: Path, capsys: pytest.Captu
     printed = capsys.readouterr().out
     assert "width  penalty.weight 0  penalty.weight 1  penalty.weight 10" in printed
     assert ["8", "0.4000", "0.9000", "rc", "0.7000"] in [line.split() for line in printed.splitlines()]
+    assert "runs" not in printed  # matrices of one run each say all
+    print_experiment(experiment_values(space, full_grid()[:-1], []), directory=None)
+    assert "no trial yet" in capsys.readouterr().out
 
 
 # ---------------------------------------------------------------------- the section of a page
