@@ -18,6 +18,7 @@ import os
 import re
 import secrets
 import socket
+import threading
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -44,6 +45,7 @@ LOGS = ("study.journal", "events.jsonl", "run.log")  # grow at their end; the st
 PIECES = ".pieces"
 PIECE = re.compile(r"(.+)\.pieces/(\d{16})")
 ENGINE_FILES = re.compile(r"(trials|confirm)/\d+/(model\.pt|last\.pt|run\.log|figures/.+|facts/.+)")
+BEAT_S = 15.0  # how often a lock is renewed
 STALE_S = 60.0  # a lock that was not renewed for so long, by the store's own clock, counts for nothing
 
 
@@ -154,13 +156,16 @@ class StoreLock:
 
     Whoever wants it writes its own object and then looks for others: stores are consistent, so of two that
     try at once at least one sees the other. A holder counts while its object is younger than `STALE_S` by the
-    store's clock, and not at all when it was a process of this machine that has ended.
+    store's clock, and not at all when it was a process of this machine that has ended. A thread of its own
+    renews it every `BEAT_S`, for a download or an upload can take longer than that.
     """
 
     def __init__(self, store: ObjectStore, shown: str) -> None:
         self.store, self.shown = store, shown
         self.nonce = secrets.token_hex(8)
         self.name = f"lock/{self.nonce}"
+        self._ended = threading.Event()
+        self._beating = threading.Thread(target=self._beat, name="lock", daemon=True)
         self.session: bytes | None = None  # what `session` holds while the run is this driver's
 
     def acquire(self) -> None:
@@ -179,6 +184,16 @@ class StoreLock:
         except BaseException:
             self.store.remove(self.name)
             raise
+        self._beating.start()
+
+    def _beat(self) -> None:
+        while not self._ended.wait(BEAT_S):
+            try:
+                self.renew()
+            except Incomplete:
+                return  # the next cycle of the mirror says so
+            except OSError:
+                continue  # the mirror says so, and knows when it has been too long
 
     def renew(self) -> None:
         """Say that this driver lives. Raises Incomplete when another one has taken the run over meanwhile."""
@@ -197,6 +212,10 @@ class StoreLock:
             return True
 
     def release(self) -> None:
+        """Let the run go; also after `acquire` raised."""
+        self._ended.set()
+        if self._beating.is_alive():
+            self._beating.join()
         self.store.remove(self.name)
 
     @staticmethod

@@ -20,6 +20,7 @@ from s3_server import BUCKET, S3Server
 from toy_run import play, toy_space
 
 from search import mirror as mirroring
+from search import storage
 from search.cli import main
 from search.errors import BadInput, Incomplete
 from search.events import read_events
@@ -39,6 +40,12 @@ from trainables.object_store import ObjectStore
 def _own_copies(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.fixture(scope="module")
+def server():
+    with S3Server() as running:
+        yield running
 
 
 @pytest.fixture
@@ -420,6 +427,17 @@ def test_a_lock_of_a_dead_process_of_this_machine_and_a_stale_one_are_taken_over
     assert set(out.store.list("lock")) == {third.name}
 
 
+def test_a_lock_is_renewed_also_while_nothing_is_mirrored(out, monkeypatch):
+    monkeypatch.setattr(storage, "BEAT_S", 0.05)
+    lock = StoreLock(out.store, "x")
+    lock.acquire()
+    before = out.store.list("lock")[lock.name].written
+    _until(lambda: out.store.list("lock")[lock.name].written > before)
+    lock.release()
+    time.sleep(0.2)
+    assert out.store.list("lock") == {}
+
+
 # ---------------------------------------------------------------------- fetch
 
 
@@ -476,27 +494,26 @@ def test_a_read_copy_is_not_brought_twice(out, tmp_path, monkeypatch):
 # ---------------------------------------------------------------------- a real S3 server
 
 
-def test_a_run_in_s3_is_searched_read_lost_and_continued(tmp_path, monkeypatch, capsys):
-    with S3Server() as server:
-        for name, value in server.environment.items():
-            monkeypatch.setenv(name, value)
-        out = Location(f"s3://{BUCKET}/pre/fix")
-        directory = search(out, tmp_path, trials=3)
-        run = str(out / directory.name)
-        assert main(["check", run]) == 3  # whole, and waits to be resumed
-        with RunDirectory.held(run, Path("runs")) as again, again.locked():
-            with Run(again, Run.stored_space(again)) as resumed:
-                play(resumed, 3)
-                resumed.close()
-            with pytest.raises(BadInput, match="works on this run"), RunDirectory.held(run, Path("runs")):
-                raise AssertionError("two drivers")
-        assert main(["check", run]) == 0
-        keys = {key: body for key, body in server.objects("pre/fix").items() if not key.endswith("/")}
-        assert f"pre/fix/{directory.name}/trials.parquet" in keys and not any("lock/" in key for key in keys)
-        secrets = (server.environment["AWS_SECRET_ACCESS_KEY"], server.environment["AWS_ACCESS_KEY_ID"])
-        for secret in secrets:
-            assert not [key for key, content in keys.items() if secret.encode() in content]
-        capsys.readouterr()
+def test_a_run_in_s3_is_searched_read_lost_and_continued(server, tmp_path, monkeypatch, capsys):
+    for name, value in server.environment.items():
+        monkeypatch.setenv(name, value)
+    out = Location(f"s3://{BUCKET}/pre/fix")
+    directory = search(out, tmp_path, trials=3)
+    run = str(out / directory.name)
+    assert main(["check", run]) == 3  # whole, and waits to be resumed
+    with RunDirectory.held(run, Path("runs")) as again, again.locked():
+        with Run(again, Run.stored_space(again)) as resumed:
+            play(resumed, 3)
+            resumed.close()
+        with pytest.raises(BadInput, match="works on this run"), RunDirectory.held(run, Path("runs")):
+            raise AssertionError("two drivers")
+    assert main(["check", run]) == 0
+    keys = {key: body for key, body in server.objects("pre/fix").items() if not key.endswith("/")}
+    assert f"pre/fix/{directory.name}/trials.parquet" in keys and not any("lock/" in key for key in keys)
+    secrets = (server.environment["AWS_SECRET_ACCESS_KEY"], server.environment["AWS_ACCESS_KEY_ID"])
+    for secret in secrets:
+        assert not [key for key, content in keys.items() if secret.encode() in content]
+    capsys.readouterr()
 
 
 @pytest.mark.parametrize(
@@ -507,16 +524,16 @@ def test_a_run_in_s3_is_searched_read_lost_and_continued(tmp_path, monkeypatch, 
     ],
 )
 def test_a_store_that_cannot_be_used_is_one_line_and_nothing_is_written(
-    tmp_path, monkeypatch, capsys, environment, uri, said
+    server, tmp_path, monkeypatch, capsys, environment, uri, said
 ):
-    with S3Server() as server:
-        for name, value in {**server.environment, **environment}.items():
-            monkeypatch.setenv(name, value)
-        path = toy_space(tmp_path) and tmp_path / "toy.yaml"
-        assert main(["run", str(path), "--out", uri]) == 2
-        captured = capsys.readouterr()
-        assert said in captured.err and len(captured.err.strip().splitlines()) == 1
-        assert not (tmp_path / "state").exists() and server.objects() == {}
+    before = server.objects()
+    for name, value in {**server.environment, **environment}.items():
+        monkeypatch.setenv(name, value)
+    path = toy_space(tmp_path) and tmp_path / "toy.yaml"
+    assert main(["run", str(path), "--out", uri]) == 2
+    captured = capsys.readouterr()
+    assert said in captured.err and len(captured.err.strip().splitlines()) == 1
+    assert not (tmp_path / "state").exists() and server.objects() == before
 
 
 @pytest.mark.parametrize("missing", [True, False])

@@ -55,8 +55,7 @@ def test_a_store_that_is_away_is_tried_again_in_the_same_order(store, tmp_path, 
     trial.remove("model.pt")
     (trial.directory / "facts.json").write_text("newer")
     trial.keep("facts.json")
-    with pytest.raises(OSError, match="did not end within"):
-        settle(0.3)
+    assert not settle(0.3)
     blocked.unlink()
     settle()
     assert {name: store.get(name) for name in store.list()} == {"trials/0/facts.json": b"newer"}
@@ -69,8 +68,7 @@ def test_a_store_that_stays_away_is_an_error_for_the_engine(store, tmp_path, mon
     blocked.write_bytes(b"")
     (trial.directory / "model.pt").write_text("x")
     trial.keep("model.pt")
-    with pytest.raises(OSError, match="did not end within"):
-        settle(0.8)
+    assert not settle(0.8)
     with pytest.raises(OSError, match="not reachable for"):
         trial.keep("model.pt")
     blocked.unlink()

@@ -125,6 +125,8 @@ class _Worker:
                 else:
                     self._save(trial)
                     self.files[trial].storage.settle()  # another engine may continue it at once
+            if busy == 0:  # whoever waits for the last trials may read what they left, see `driver`
+                settle(IDLE_S)
             ray.get(self.broker.released.remote(self.name, evict))
         current = static_key(self.engine.static) if self.engine is not None else None
         wanted = (self.name, current, self.slots - busy, busy, IDLE_S)
@@ -258,7 +260,7 @@ class _Worker:
     def _save_all(self) -> None:
         """Before the engine ends: every trial that is still in a slot can be continued by a later one.
 
-        What was left to upload goes now; a store that stays away raises OSError.
+        What was left to upload goes now.
         """
         if self.broker is not None and self.engine is not None:
             for slot in self.engine.occupied:
