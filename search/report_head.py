@@ -124,7 +124,7 @@ def _confirmed(found: Found, summary: Mapping[str, Any], conclusion: Mapping[str
     sentences = [one["sentence"] for one in conclusion["configurations"]]
     optimism = [conclusion["optimism_sentence"]] if conclusion["optimism_sentence"] else []
     return {
-        "sentence": f"Use {chosen['name']}: {said}.",
+        "sentence": _advice(chosen, said),
         "cautions": [_capital(note) for note in conclusion["notes"]],
         "notes": [_capital(text) + "." for text in optimism],
         "tiles": tiles,
@@ -136,6 +136,14 @@ def _confirmed(found: Found, summary: Mapping[str, Any], conclusion: Mapping[str
             for one, sentence in zip(conclusion["configurations"], sentences, strict=True)
         ],
     }  # fmt: skip
+
+
+def _advice(chosen: Mapping[str, Any], said: str) -> str:
+    """The verdict with what to do first: `Use trial 7: it beats option_b by 0.061, ...`."""
+    name = chosen["name"]
+    if said.startswith(f"{name} "):
+        return f"Use {name}: it {said.removeprefix(name).lstrip()}."
+    return f"{_capital(said)}."
 
 
 def _interval(scored: Mapping[str, Any], with_n: bool = True) -> str:

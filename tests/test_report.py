@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import html
 import json
 import re
 from collections.abc import Iterator
@@ -14,10 +15,11 @@ import yaml
 from browser import DESKTOP, PHONE, chromium, complaints, needs_chromium, overflow, requests, show
 from hostile_family import KNOB
 from made_study import make_study
-from toy_run import toy_run
+from toy_run import play_confirmation, toy_run
 
 from search.cli import main
 from search.configuration import load_configuration
+from search.confirm import Settings
 from search.findings import gather
 from search.record import Recorder, read_trials
 from search.report import write_report
@@ -191,6 +193,43 @@ def test_the_metrics_that_a_family_weighs_have_a_better_side(name) -> None:
     family = family_named(name)
     assert len(family.trade_off) == 2
     assert all(family.metrics[metric].higher_is_better is not None for metric in family.trade_off)
+
+
+# ---------------------------------------------------------------------- confirmed
+
+
+def test_a_confirmed_run_says_how_sure_it_is_by_fresh_seeds_on_the_test_split(tmp_path) -> None:
+    directory, space = confirmed_run(
+        tmp_path, lambda source, index: (0.9 if source == 2 else 0.7) + 0.01 * index
+    )
+    page = page_of(directory, space)
+    summary = json.loads((directory.report / "summary.json").read_text())
+    text = html.unescape(text_of(page))
+    assert f"Use trial 2: it {summary['conclusion']['sentence'].removeprefix('trial 2 ')}." in text
+    assert re.search(
+        r"Use trial 2: it beats bold \[red\] by 0\.20+, 95 % interval [\d.]+ to [\d.]+, 5 seeds", text
+    )
+    assert "Not confirmed" not in text and "optimism of the search" in text
+    assert "Confirmed with fresh seeds, on the test split that the search never saw" in text
+    assert "loss-search confirm" not in text, "there is nothing left to confirm"
+    assert load_configuration(directory.report / "recommended.yaml", space.family_name).source == "trial 2"
+
+
+def test_without_a_reliable_difference_the_preset_is_kept(tmp_path) -> None:
+    directory, space = confirmed_run(
+        tmp_path, lambda source, index: 0.7 + 0.03 * ((index * (source + 1)) % 4)
+    )
+    text = html.unescape(text_of(page_of(directory, space)))
+    assert "No reliable difference: keep bold [red]" in text
+    assert load_configuration(directory.report / "recommended.yaml", space.family_name).source == "trial 1"
+
+
+def confirmed_run(tmp_path: Path, score: Any) -> tuple[RunDirectory, Space]:
+    directory, space = toy_run(tmp_path / "runs")
+    with Run(directory, space, Settings(top=2, seeds=5)) as run:
+        play_confirmation(run, score)
+        run.close()
+    return directory, space
 
 
 # ---------------------------------------------------------------------- any state of a run
