@@ -249,7 +249,9 @@ def standing_data(
     if conclusion is not None and any(one["test"]["n"] for one in conclusion["configurations"]):
         stands = _confirmed(conclusion, confirm, metric)
         of = "test split, fresh seeds"
-        return Standing(metric, of, maximize, stands, summary["chance"], conclusion["sentence"])
+        return Standing(
+            metric, of, maximize, stands, summary["chance"], f"Of fresh seeds: {conclusion['sentence']}."
+        )
     best = summary["best"]
     if best is None:
         return None

@@ -132,7 +132,7 @@ def _confirmed(found: Found, summary: Mapping[str, Any], conclusion: Mapping[str
         "beside": beside and (beside["preset"] or f"trial {beside['trial']}"),
         "confirmed": [
             (one["name"], one["search"], one["test"]["mean"], _interval(one["test"], with_n=False),
-             one["test"]["n"], len(one["broken"]), _capital(sentence))
+             one["test"]["n"], len(one["broken"]), sentence)
             for one, sentence in zip(conclusion["configurations"], sentences, strict=True)
         ],
     }  # fmt: skip

@@ -1,6 +1,6 @@
 """What the report of a long search costs: time, memory, and the size of its page.
 
-    python tests/bench/report_size.py                           5,000 trials of 50 epochs
+    python tests/bench/report_size.py                           5,000 trials of 50 epochs: 250,000 rows
     python tests/bench/report_size.py --trials 28 --epochs 20
 
 The study is made up (`tests/made_study.py`) and written by the record's own writer; making it is not part of
@@ -30,7 +30,9 @@ def main() -> None:
     given = _arguments()
     with tempfile.TemporaryDirectory(prefix="loss-search-report-") as scratch:
         began = time.monotonic()
-        directory, _ = make_study(Path(scratch), given.trials, epochs=given.epochs)
+        directory, _ = make_study(
+            Path(given.keep or scratch), given.trials, epochs=given.epochs, whole=not given.stopped
+        )
         print(f"{given.trials:,} trials, {given.epochs} epochs: made in {time.monotonic() - began:.0f} s")
         began = time.monotonic()
         command = [sys.executable, "-m", "search.cli", "report", str(directory.path)]
@@ -60,6 +62,8 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--trials", type=int, default=5000)
     parser.add_argument("--epochs", type=int, default=50)
+    parser.add_argument("--stopped", action="store_true", help="with trials that rules ended early")
+    parser.add_argument("--keep", type=Path, help="where the run stays, to look at")
     parser.add_argument("--json", type=Path, help="where the figures go, too")
     return parser.parse_args()
 
