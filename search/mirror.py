@@ -23,7 +23,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from search.errors import Incomplete
-from search.storage import ENGINE_FILES, LOGS, StoreLock, piece_name, pieces_in
+from search.storage import ENGINE_FILES, LOGS, piece_name, pieces_in
+from search.store_lock import StoreLock
 from trainables.object_store import ObjectStore, reason
 
 __all__ = ["Mirror"]

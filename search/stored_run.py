@@ -25,11 +25,11 @@ from search.mirror import Mirror
 from search.storage import (
     ENGINE_FILES,
     Location,
-    StoreLock,
     cache_directory,
     unusable,
     work_directory,
 )
+from search.store_lock import StoreLock
 from trainables.object_store import reason
 
 __all__ = ["StoredRun"]
