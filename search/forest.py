@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any
 
@@ -23,6 +23,8 @@ FEWEST = 12  # trials with which a forest is fitted at all
 MOST = 800  # trials of one resample: more cost time and change the curves little
 BACKGROUND = 40  # trials over which a dependence is averaged
 GRID, PAIR_GRID = 24, 10
+SHUFFLES, SHUFFLE_FORESTS = 3, 10  # times that every knob gets a shuffled twin, and forests for each
+BLOCK = 10  # successive trials among which a twin's values are shuffled
 NULLS, NULL_FORESTS, MOST_NULL = 19, 5, 400  # made scores without interaction; forests and trials for each
 
 
@@ -32,8 +34,8 @@ class Effect:
 
     x: values (or words) on which the curve stands; mean, low, high: the expected score there, with a 95 %
     band over resampled trials. points_x, points_y, trials: the trials themselves. best: the x of the best
-    mean. clear: whether the gain between worst and best is larger than what resampling alone gives.
-    Nothing but the points where `enough` is False.
+    mean. clear: whether the gain between worst and best is larger than that of every knob whose values were
+    shuffled, and its band above zero. Nothing but the points where `enough` is False.
     """
 
     name: str
@@ -129,7 +131,12 @@ def effects(columns: Columns, forest: Forest | None) -> dict[str, Effect]:
 
     Source: Friedman, Greedy function approximation (Annals of Statistics 2001), 8.2.
     """
-    return {name: _effect(columns, forest, setting) for name, setting in columns.settings.items()}
+    own, chance = _gains(columns, forest) if forest is not None and forest.sees else ({}, [])
+    outstanding = {name for name, gain in own.items() if gain > max(chance)}
+    return {
+        name: _effect(columns, forest, setting, name in outstanding)
+        for name, setting in columns.settings.items()
+    }
 
 
 def strongest_interaction(
@@ -249,7 +256,48 @@ def _dependence(forest: Forest, setting: Setting, rows: np.ndarray, units: np.nd
     return predicted.reshape(len(forest.models), len(units), len(rows)).mean(2)
 
 
-def _effect(columns: Columns, forest: Forest | None, setting: Setting) -> Effect:
+def _gains(columns: Columns, forest: Forest) -> tuple[dict[str, float], list[float]]:
+    """The size of each knob's effect, and of all shuffled twins', in forests that have both.
+
+    A forest gives every knob some effect, and the best of a curve is above its worst by selection alone. Twins
+    are shuffled within blocks of successive trials: a sampler that learns moves all knobs while scores rise,
+    and such a knob seems to matter beside values that are shuffled over the whole search.
+    Source: Kursa & Rudnicki, Feature selection with the Boruta package (JSS 2010).
+    """
+    random, y = np.random.default_rng(2), columns.sign * columns.goodness
+    width = forest.matrix.shape[1]
+    twins = {name: slice(one.start + width, one.stop + width) for name, one in forest.places.items()}
+    own: dict[str, float] = {}
+    chance = [0.0]
+    for shuffle in range(SHUFFLES):
+        shuffled = forest.matrix.copy()
+        for name, setting in columns.settings.items():
+            held = np.flatnonzero(setting.in_force)
+            mixed = np.concatenate([random.permutation(part) for part in _blocks(held)] or [held])
+            shuffled[held, forest.places[name]] = forest.matrix[mixed, forest.places[name]]
+        matrix = np.concatenate([forest.matrix, shuffled], 1)
+        models = []
+        for index in range(SHUFFLE_FORESTS):
+            rows = random.integers(len(y), size=min(len(y), MOST))
+            models.append(_grow(matrix[rows], y[rows], 1000 * shuffle + index))
+        real = replace(forest, matrix=matrix, models=models)
+        false = replace(real, places=twins)
+        for name, setting in columns.settings.items():
+            rows = _background(columns, [setting])
+            if rows.size >= FEWEST and _can_vary(setting):
+                units = _grid(setting, GRID)[0]
+                gains = [np.ptp(_dependence(one, setting, rows, units).mean(0)) for one in (real, false)]
+                own[name] = own.get(name, 0.0) + gains[0] / SHUFFLES
+                chance.append(gains[1])
+    return own, chance
+
+
+def _blocks(held: np.ndarray) -> list[np.ndarray]:
+    """`held` in parts of about BLOCK successive trials."""
+    return np.array_split(held, max(1, held.size // BLOCK))
+
+
+def _effect(columns: Columns, forest: Forest | None, setting: Setting, outstanding: bool) -> Effect:
     shown = np.flatnonzero(setting.in_force & np.isfinite(columns.scores))
     parameter = setting.parameter
     base = {
@@ -276,7 +324,7 @@ def _effect(columns: Columns, forest: Forest | None, setting: Setting) -> Effect
     low, high = np.quantile(curves, [0.025, 0.975], axis=0)
     best, worst = np.argmax(columns.sign * mean), np.argmin(columns.sign * mean)
     gains = columns.sign * (curves[:, best] - curves[:, worst])
-    clear = bool(forest.sees and np.quantile(gains, 0.025) > 0)
+    clear = bool(outstanding and np.quantile(gains, 0.025) > 0)
     return Effect(
         **base,
         x=x,
