@@ -31,6 +31,7 @@ def report(name: RunName, out: Out = RUNS) -> None:
     page = write_report(gather(directory, Run.stored_space(directory)))
     if directory.stored is not None:
         directory.stored.publish("report")
+        say(f"{page}: a copy of it that a browser can open")
     say(f"{shown_path(page)}: open it in a browser")
     others = sorted(path.name for path in directory.report.iterdir() if path != page)
     say(f"beside it: {', '.join(others)}")

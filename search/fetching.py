@@ -34,14 +34,14 @@ class Copy:
 
     def __init__(self, store: ObjectStore, local: Path) -> None:
         self.store, self.local = store, local
-        self._index_path = local.with_name(f"{local.name}.index.json")
+        self._index_path = local.with_name(f".{local.name}.index.json")
         self._index: dict[str, list] = {}
 
     @contextmanager
     def _held(self) -> Iterator[None]:
         """One process at a time brings files into this directory."""
         self.local.mkdir(parents=True, exist_ok=True)
-        with self.local.with_name(f"{self.local.name}.lock").open("a+") as lock:
+        with self.local.with_name(f".{self.local.name}.lock").open("a+") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             try:
                 self._index = dict(json.loads(self._index_path.read_text(encoding="utf-8")))
@@ -158,16 +158,11 @@ class Copy:
         return True
 
     def _drop(self, stored: set[str]) -> None:
-        """Files that are not in the store any more, of those that a refresh looks after."""
-        for path in [
-            *self.local.iterdir(),
-            *(self.local / "epochs").glob("*"),
-            *(self.local / "report").glob("*"),
-        ]:
-            name = path.relative_to(self.local).as_posix()
-            if path.is_file() and name not in stored and not path.name.startswith("."):
-                path.unlink()
-                self._index.pop(name, None)
+        """Files that were brought from the store and are not in it any more, those of trials apart."""
+        for name in [name for name in self._index if name not in stored and ".pieces/" not in name]:
+            if not name.startswith(("trials/", "confirm/")):
+                (self.local / name).unlink(missing_ok=True)
+                del self._index[name]
 
 
 def fetch_run(run: str | Location, to: Path, *, everything: bool = False) -> list[str]:

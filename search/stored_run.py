@@ -220,8 +220,9 @@ class StoredRun:
         finally:
             self._let_go(lock)
         shutil.rmtree(self.path, ignore_errors=True)
-        for beside in (".session", ".index.json", ".lock"):
-            self.path.with_name(f"{self.path.name}{beside}").unlink(missing_ok=True)
+        name = self.path.name
+        for beside in (f"{name}.session", f".{name}.index.json", f".{name}.lock"):
+            self.path.with_name(beside).unlink(missing_ok=True)
         logger.info("%s: %s", self.location, mirror.traffic)
 
     def _let_go(self, lock: StoreLock) -> None:

@@ -217,10 +217,12 @@ def test_fetch_brings_a_run_home_that_commands_read(out, tmp_path, capsys):
     assert str(home) in said[0]
     assert main(["check", str(home)]) == 0
     models = {path.parent.name for path in home.glob("trials/*/model.pt")}
+    (home / "notes.txt").write_text("of the user's own")
     assert models == {"0", "1", "2"}  # the presets, and the best
     assert not any(home.glob("lock")) and not any(home.glob("*.pieces"))
     assert fetch_run(str(out / directory.name), tmp_path / "home", everything=True)
     assert {path.parent.name for path in home.glob("trials/*/model.pt")} == set("012345")
+    assert (home / "notes.txt").exists()
 
 
 def test_a_file_that_tensorboard_reads_grows_in_place(out, tmp_path):
