@@ -325,7 +325,7 @@ class Engine:
             # The sum, not the mean, over members: each row's gradient is its own. DDP averages over the
             # workers.
             self.stack.rows.grad = None
-            (torch.where(alive, loss, torch.zeros_like(loss)).sum() * self.workers.count).backward()
+            loss.backward(alive.to(self.dtype) * self.workers.count)
             finite = self.workers.all_true(torch.isfinite(loss.detach()))
             norms = self.optimiser.step(
                 self.stack.rows.grad,
@@ -358,8 +358,9 @@ class Engine:
     def _batch(self, split: str, index: Tensor) -> Batch:
         """The examples i64[...] of a split, [..., *example]. `index_select` copies whole examples, where
         indexing by brackets goes number by number."""
+        flat, shape = index.flatten(), index.shape
         return {
-            name: tensor.index_select(0, index.flatten()).view(*index.shape, *tensor.shape[1:])
+            name: tensor.index_select(0, flat).view(*shape, *tensor.shape[1:])
             for name, tensor in self.splits[split].items()
         }
 

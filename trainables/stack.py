@@ -79,27 +79,29 @@ class Stack(nn.Module):
             then: what is made of one member's (outputs, batch, knobs) under the same vmap: tensors in dicts
                 and tuples. They are returned in the outputs' place.
         """
-
-        # Among the examples of one member its parameters are what all have in common: not batched, they reach
-        # the kernels of a single model, whose LayerNorm takes half the time (tests/bench/LOG.md).
         lone = self.num_slots == 1
-        if lone and same_batch:
-            batch, same_batch = {name: tensor.unsqueeze(0) for name, tensor in batch.items()}, False
+        rows = {"row": self.rows.view(-1) if lone else self.rows}
+        if lone:
+            knobs = {name: value[0] for name, value in knobs.items()}
+            batch = {name: tensor.unsqueeze(0) for name, tensor in batch.items()} if same_batch else batch
+        # Mapped over, or closed over where it is common to all: the batch of all members; and of one member
+        # its parameters and knobs, common to its examples, which so reach the kernels of a single model (its
+        # LayerNorm takes half the time, tests/bench/LOG.md).
+        groups = ((rows, not lone), (batch, lone or not same_batch), (noise, True), (knobs, not lone))
 
-        def one(*given: Tensor) -> Any:
-            rest = iter(given)
-            row = self.rows.view(-1) if lone else next(rest)
-            parts = row.split([*self.sizes, self.padding])
+        def one(*mapped: Tensor) -> Any:
+            rest = iter(mapped)
+            of_row, of_batch, of_noise, of_knobs = (
+                {name: next(rest) for name in group} if own else group for group, own in groups
+            )
+            parts = of_row["row"].split([*self.sizes, self.padding])
             for (module, name), part, shape in zip(self._places, parts, self.shapes, strict=False):
                 object.__setattr__(module, name, part.view(shape))  # nn.Module's own asks what it is
-            of_batch = batch if same_batch else {name: next(rest) for name in batch}
-            of_noise, of_knobs = ({name: next(rest) for name in x} for x in (noise, knobs))
             outputs = self.template(of_batch, of_noise, of_knobs)
             return then(outputs, of_batch, of_knobs) if then else outputs
 
-        # One after the other and all on axis 0: vmap takes that in half the time of nested dicts.
-        own = () if same_batch else batch.values()
-        return vmap(one)(*(() if lone else (self.rows,)), *own, *noise.values(), *knobs.values())
+        # One after the other, all on axis 0: vmap takes them in half the time of nested dicts.
+        return vmap(one)(*(tensor for group, own in groups if own for tensor in group.values()))
 
     @torch.no_grad()
     def write_row(self, slot: int, state: Mapping[str, Tensor]) -> None:
