@@ -29,9 +29,11 @@ def report(name: RunName, out: Out = RUNS) -> None:
 
     directory = RunDirectory.open(name, out)
     page = write_report(gather(directory, Run.stored_space(directory)))
-    if directory.stored is not None:
+    if directory.stored is None:
+        say(f"{shown_path(page)}: open it in a browser")
+    else:  # which opens no store
         directory.stored.publish("report")
-        say(f"{page}: a copy of it that a browser can open")
-    say(f"{shown_path(page)}: open it in a browser")
+        say(f"{shown_path(page)}: uploaded")
+        say(f"{page}: open this copy in a browser")
     others = sorted(path.name for path in directory.report.iterdir() if path != page)
     say(f"beside it: {', '.join(others)}")

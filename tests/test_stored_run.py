@@ -17,7 +17,7 @@ from stored_runs import complaints, search, searching
 from toy_run import play, toy_space
 
 from search.cli import main
-from search.errors import BadInput
+from search.errors import BadInput, Incomplete
 from search.events import read_events
 from search.fetching import Copy, fetch_run
 from search.run import Run
@@ -172,6 +172,34 @@ def test_a_killed_driver_on_a_living_machine_loses_nothing(out, tmp_path):
         assert read_events(again.events)[0] == events
         assert len(out.store.below(directory.name).list("trials")) > behind
     assert read_events(_read(out, directory).events)[0] == events
+
+
+def test_a_search_whose_store_stays_away_stops_and_goes_on_from_the_copy_here(out, tmp_path):
+    space = toy_space(tmp_path)
+    directory = Run.create(space, out)
+    with pytest.raises(Incomplete) as stopped, searching(directory, space) as run:
+        mirror = directory.stored.mirror
+        mirror.every_s, mirror.away_s = 0.05, 0.5
+        play(run, 2)
+        (tmp_path / "store").rename(tmp_path / "away")
+        (tmp_path / "store").touch()
+        play(run, 2)
+        while run.fault is None:
+            run.tick()
+        assert run.interrupted
+        raise run.fault
+    assert f"{directory.path}, which is kept" in str(stopped.value) and directory.path.is_dir()
+    (tmp_path / "store").unlink()
+    (tmp_path / "away").rename(tmp_path / "store")
+    shutil.rmtree(
+        tmp_path / "store" / directory.name / "lock"
+    )  # of this process, which stands for a dead one
+    run = str(out / directory.name)
+    with RunDirectory.held(run, Path("runs")) as again, again.locked(), Run(again, space) as resumed:
+        assert len(resumed.trials) == 4
+        play(resumed, 2)
+        resumed.close()
+    assert main(["check", run]) == 0 and not directory.path.exists()
 
 
 def _read(out: Location, directory: RunDirectory) -> RunDirectory:

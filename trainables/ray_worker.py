@@ -145,6 +145,7 @@ class _Worker:
         except BadCheckpoint as error:
             # Trained again from its seed the trial gives the same rows; those that were reported are not
             # repeated.
+            storage.bring("run.log")
             TrialFiles(storage, self.config["version"]).log(f"{error}; starts again from its seed")
             return None
         finally:
