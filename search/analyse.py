@@ -1,7 +1,7 @@
 """What a search's trials say about its knobs: everything that a report draws, as numbers and sentences. Pure.
 
-trials.parquet ──► columns ──► importance, effects, strongest interaction   (search.importance, .forest)
-                           ──► best so far, collapses, trade-offs    (.best_so_far, .collapses, .trade_offs)
+trials.parquet ──► columns ──► forest ──► importance, effects, interactions
+                           ──► best_so_far, collapses, trade_offs        (modules of search)
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ import numpy as np
 from search.best_so_far import BestSoFar, best_so_far
 from search.collapses import Collapse, collapses
 from search.columns import Columns, read_columns
-from search.forest import Effect, Interaction, effects, fit_forest, strongest_interaction
+from search.effects import Effect, effects
+from search.forest import fit_forest
 from search.importance import Importance, importance
+from search.interactions import Interaction, strongest_interaction
 from search.trade_offs import Front, pareto_front
 
 if TYPE_CHECKING:

@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from search.forest import Effect, Interaction
+    from search.effects import Effect
     from search.importance import Importance
+    from search.interactions import Interaction
 
 __all__ = ["draw_effect", "draw_importance", "draw_interaction"]
 

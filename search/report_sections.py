@@ -10,8 +10,8 @@ import numpy as np
 
 from search import curve_plots, drawing, knob_plots, plots, region_plots
 from search.analyse import Analysis
+from search.effects import Effect
 from search.findings import Found
-from search.forest import Effect
 from search.page import Figure
 from search.report_tables import parallel_sentence
 from search.space import Space

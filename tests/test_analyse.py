@@ -16,8 +16,10 @@ from search.analyse import analyse, front_of
 from search.best_so_far import best_so_far, expected_best
 from search.collapses import collapses, wilson
 from search.columns import read_columns
-from search.forest import effects, fit_forest, strongest_interaction
+from search.effects import effects
+from search.forest import fit_forest
 from search.importance import importance
+from search.interactions import strongest_interaction
 from search.trade_offs import pareto_front
 
 
