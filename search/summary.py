@@ -58,7 +58,7 @@ REASONS = {
 }
 CAUTION = (
     "Each trial ran once, with one seed, and the best of many is partly lucky: before relying on the gain, "
-    "train both again with other seeds and compare their test metrics."
+    "confirm it with fresh seeds on the test split (loss-search confirm)."
 )
 
 
