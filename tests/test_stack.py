@@ -33,12 +33,13 @@ def _stack(num_slots: int) -> tuple[Stack, list[Scaled]]:
     return stack, models
 
 
+@pytest.mark.parametrize("num_slots", [1, 3])
 @pytest.mark.parametrize("same_batch", [False, True])
-def test_each_row_answers_as_the_model_that_was_written_to_it(same_batch: bool):
-    stack, models = _stack(3)
-    x = torch.randn(5, 3) if same_batch else torch.randn(3, 5, 3)
+def test_each_row_answers_as_the_model_that_was_written_to_it(num_slots: int, same_batch: bool):
+    stack, models = _stack(num_slots)
+    x = torch.randn(5, 3) if same_batch else torch.randn(num_slots, 5, 3)
     outputs = stack({"x": x}, {}, {}, same_batch=same_batch)["y"]
-    assert outputs.shape == (3, 5, 2)
+    assert outputs.shape == (num_slots, 5, 2)
     for slot, model in enumerate(models):
         expected = model({"x": x if same_batch else x[slot]}, {}, {})["y"]
         torch.testing.assert_close(outputs[slot], expected)
@@ -101,6 +102,27 @@ def test_each_rows_gradient_is_its_own():
     loss[1].backward()
     gradient = stack.rows.grad
     assert gradient[1].any() and not gradient[[0, 2]].any()
+
+
+@pytest.mark.parametrize("num_slots", [1, 3])
+def test_what_is_made_of_outputs_under_the_same_vmap_sees_one_member_and_keeps_its_gradient(num_slots: int):
+    stack, models = _stack(num_slots)
+    x, scale = torch.randn(num_slots, 5, 3), torch.arange(1.0, num_slots + 1)
+
+    def then(outputs: dict[str, Tensor], batch: dict[str, Tensor], knobs: dict[str, Tensor]) -> tuple:
+        assert outputs["y"].shape == (5, 2) and batch["x"].shape == (5, 3) and knobs["scale"].shape == ()
+        return (outputs["y"].sum() * knobs["scale"], {"x": batch["x"]})
+
+    total, given = stack({"x": x}, {}, {"scale": scale}, then=then)
+    assert torch.equal(given["x"], x)
+    total.sum().backward()
+    for slot, model in enumerate(models):
+        expected = model({"x": x[slot]}, {}, {})["y"].sum() * scale[slot]
+        torch.testing.assert_close(total[slot], expected)
+        expected.backward()
+        gradient = stack.as_state(stack.rows.grad[slot])
+        for name, parameter in model.named_parameters():
+            torch.testing.assert_close(gradient[name], parameter.grad)
 
 
 @pytest.mark.parametrize("case", CASES, ids=ids)
