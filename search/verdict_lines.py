@@ -68,18 +68,22 @@ def optimism_sentence(plain: Plain | None) -> str | None:
     if plain is None or not plain["optimism"]:
         return None
     part = plain["optimism"]
+    where = f"its mean of {_seeds(part['n'])} on the test split"
+    largest = max(abs(part[key]) for key in ("total", "seed_luck", "split_difference"))
+    if largest <= 1e-9 * abs(part["search"]):
+        return f"the search gave {plain['name']} {figures(part['search'])[0]}, and {where} is the same"
     search, test, total, luck, split = figures(
         part["search"],
         part["test"],
         abs(part["total"]),
         part["seed_luck"],
         part["split_difference"],
-        spread=max(abs(part["total"]), abs(part["search"]) / 100) / 10 or None,
+        spread=max(largest, abs(part["search"]) / 100) / 5,
     )
     side = "better" if part["total"] >= 0 else "worse"
     return (
-        f"the search gave {plain['name']} {search}, {total} {side} than its mean of {_seeds(part['n'])} on "
-        f"the test split, {test}: {luck} by the luck of its seed, {split} because the splits differ"
+        f"the search gave {plain['name']} {search}, {total} {side} than {where}, "
+        f"{test}: {luck} by the luck of its seed, {split} because the splits differ"
     )
 
 

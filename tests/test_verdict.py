@@ -162,7 +162,17 @@ def test_optimism_is_seed_luck_and_the_difference_of_the_splits():
     assert optimism["total"] == pytest.approx(0.27 - 0.25)
     assert optimism["total"] == pytest.approx(optimism["seed_luck"] + optimism["split_difference"])
     assert optimism["seed_luck_low"] < optimism["seed_luck"] < optimism["seed_luck_high"]
-    assert "0.2700, 0.0200 better than its mean of 5 seeds on the test split" in result["optimism_sentence"]
+    assert result["optimism_sentence"] == (
+        "the search gave trial 17 0.2700, 0.0200 better than its mean of 5 seeds on the test split, 0.2500: "
+        "0.0150 by the luck of its seed, 0.0050 because the splits differ"
+    )
+
+
+def test_a_search_score_that_held_is_said_to_have():
+    rows = [row | {"test.score": 0.27, "objective": 0.27} for row in confirmed({17: 0.27, 1: 0.2})]
+    result = conclude(SEARCHED, rows, space())
+    expected = "the search gave trial 17 0.270, and its mean of 5 seeds on the test split is the same"
+    assert result["optimism_sentence"] == expected
 
 
 def test_every_metric_of_the_test_split_is_given():
