@@ -35,6 +35,7 @@ class Entry:
     delivered: bool = False  # the pending row has been handed to the proxy
     failed: dict[str, Any] | None = None  # the message that it failed, while a row before it waits
     failures: int = 0  # engines that died or raised while they trained it
+    suspects: Sequence[str] = ()  # the nodes of the last of them that died
     withdrawn: str | None = None  # FINISH or PAUSE once the driver has ended it
     skips: int = 0
 
@@ -47,6 +48,7 @@ class Ledger:
         self.entries: dict[int, Entry] = {}
         self.queue: list[int] = []
         self.engines: dict[str, dict[str, Any]] = {}
+        self.leaving: set[str] = set()  # engines whose node is about to go
         self.closed = False
 
     # ---- proxies and driver
@@ -105,14 +107,51 @@ class Ledger:
         older.
         """
         held = [trial for trial, entry in self.entries.items() if entry.engine == engine]
+        self._suspect(engine, held)
         self.engines[engine] = {**about, "restarts": self.engines.get(engine, {}).get("restarts", -1) + 1}
+        self.leaving.discard(engine)
         self.requeue(held, error="the engine that trained it died", reason="engine_died")
 
     def detach(self, engine: str) -> None:
         """An engine is gone for good: its trials wait for another one."""
         held = [trial for trial, entry in self.entries.items() if entry.engine == engine]
+        self._suspect(engine, held)
         self.engines.pop(engine, None)
         self.requeue(held, error="the engine that trained it is gone", reason="engine_died")
+
+    def gone(self, nodes: Sequence[str]) -> None:
+        """These nodes have died: what their engines held waits for another one, and no trial is to blame.
+
+        Ray may have restarted such an engine elsewhere before the death of its node was known; the failure
+        that its trials were given then is taken back.
+        """
+        for engine, about in list(self.engines.items()):
+            if set(nodes) & set(about.get("nodes", ())):
+                del self.engines[engine]
+                self.leaving.discard(engine)
+                held = [trial for trial, entry in self.entries.items() if entry.engine == engine]
+                for trial in reversed(held):
+                    self._wait_again(trial)
+        for entry in self.entries.values():
+            if set(nodes) & set(entry.suspects):
+                entry.failures, entry.suspects = entry.failures - 1, ()
+                entry.job = {**entry.job, "alone": entry.failures > 0}
+
+    def _suspect(self, engine: str, held: Sequence[int]) -> None:
+        for trial in held:
+            self.entries[trial].suspects = self.engines.get(engine, {}).get("nodes", ())
+
+    def leave(self, engine: str) -> None:
+        """The node of an engine will soon be gone: it saves what it holds, and others continue it."""
+        self.leaving.add(engine)
+
+    def _wait_again(self, trial: int) -> None:
+        entry = self.entries[trial]
+        if entry.withdrawn:
+            del self.entries[trial]
+            return
+        entry.engine, entry.job = None, {**entry.job, "resume": True}
+        self.queue.insert(0, trial)
 
     def requeue(self, trials: Sequence[int], *, error: str, reason: str) -> None:
         """Trials whose engine died or raised: back to the queue, or failed when they have had their
@@ -143,6 +182,8 @@ class Ledger:
     def assign(self, engine: str, current: str | None, free: int, busy: int) -> list[dict[str, Any]]:
         """Jobs for an engine with `free` free slots, `busy` full ones and a stack of static key `current`."""
         given: list[dict[str, Any]] = []
+        if engine in self.leaving:
+            return given
         held = (entry for entry in self.entries.values() if entry.engine == engine)
         if busy and any(entry.job.get("alone") for entry in held):
             return given
@@ -195,21 +236,31 @@ class Ledger:
             elif entry.pending is not None:
                 return None
             else:
-                found[trial] = CONTINUE
+                found[trial] = PAUSE if engine in self.leaving else CONTINUE
         return found
 
     def released(self, engine: str, trials: Sequence[int]) -> None:
         """The engine has evicted these trials."""
-        for trial in trials:
+        for trial in reversed(trials):
             entry = self.entries.get(trial)
             if entry is not None and entry.engine == engine and entry.withdrawn:
                 del self.entries[trial]
+            elif entry is not None and entry.engine == engine and engine in self.leaving:
+                self._wait_again(trial)
 
     def occupancy(self) -> dict[str, Any]:
         """Slots of all attached engines and how many of them train."""
         slots = sum(about.get("slots", 0) for about in self.engines.values())
         busy = sum(entry.engine is not None for entry in self.entries.values())
-        return {"slots": slots, "busy": busy, "queued": len(self.queue), "engines": sorted(self.engines)}
+        where = {engine: about.get("nodes", []) for engine, about in self.engines.items()}
+        engines = sorted(self.engines)
+        return {
+            "slots": slots,
+            "busy": busy,
+            "queued": len(self.queue),
+            "engines": engines,
+            "nodes": where,
+        }
 
 
 class Broker:
@@ -267,6 +318,14 @@ class Broker:
         self.ledger.detach(engine)
         await self._notify()
 
+    async def gone(self, nodes: list[str]) -> None:
+        self.ledger.gone(nodes)
+        await self._notify()
+
+    async def leave(self, engine: str) -> None:
+        self.ledger.leave(engine)
+        await self._notify()
+
     async def next_jobs(
         self, engine: str, current: str | None, free: int, busy: int, timeout_s: float
     ) -> tuple[bool, list[dict[str, Any]]]:
@@ -276,7 +335,7 @@ class Broker:
         """
 
         def found():
-            if self.ledger.closed:
+            if self.ledger.closed or (engine in self.ledger.leaving and not busy):
                 return True, []
             jobs = self.ledger.assign(engine, current, free, busy)
             return (False, jobs) if jobs or busy else None

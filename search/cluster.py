@@ -1,4 +1,6 @@
-"""Ray as a search needs it: how many engines fit, and a quiet, private Ray to run them on."""
+"""Ray as a search needs it: how many engines fit, and a quiet Ray to run them on: a private one on this
+machine, or a cluster that runs already (`search.nodes`).
+"""
 
 from __future__ import annotations
 
@@ -12,9 +14,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from search import nodes
 from search.errors import BadInput, RunFailed
 
-__all__ = ["EnginePlan", "RayOptions", "connect", "plan_engines"]
+__all__ = ["EnginePlan", "RayOptions", "connect", "plan_engines", "quiet_loggers"]
 
 WORKER_CPUS = 0.9  # of a core, so that proxies fit beside a worker on every core
 CPU_SLOTS = 1  # stacks of these models gain nothing on a CPU core (tests/bench/LOG.md)
@@ -36,6 +39,7 @@ QUIET = {
     "RAY_TRAIN_ENABLE_CONTROLLER_STRUCTURED_LOGGING": "0",
     "RAY_TRAIN_ENABLE_WORKER_STRUCTURED_LOGGING": "0",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "2",
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "600",  # an engine may wait for a node
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
@@ -49,13 +53,18 @@ SILENCE = {"RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "60"}
 
 @dataclass(frozen=True)
 class EnginePlan:
-    """How many engines of how many workers, and what each worker gets."""
+    """How many engines of how many workers, and what each worker gets.
+
+    On a cluster `grows` says that nodes which join later get engines, beyond the number planned at first.
+    """
 
     engines: int
     workers_per_engine: int
     slots: int | str
     use_gpu: bool
     threads: int = 1
+    cluster: bool = False
+    grows: bool = False
 
     @property
     def most_slots(self) -> int:
@@ -81,6 +90,7 @@ class RayOptions:
     address: str | None
     plan: EnginePlan
     verbose: bool
+    family: str = ""
 
 
 def plan_engines(
@@ -88,16 +98,33 @@ def plan_engines(
 ) -> EnginePlan:
     """The engines that this machine (or the cluster at `address`) has room for.
 
-    On CPUs one engine a core, one thread each; on GPUs one engine per `workers_per_engine` GPUs. Raises
-    BadInput when what was asked for does not fit: Ray would wait for it for ever.
+    On CPUs one engine a core, one thread each; on GPUs one engine per `workers_per_engine` GPUs. A cluster
+    that can grow is planned for what it can grow to. Raises BadInput when what was asked for can never fit:
+    Ray would wait for it for ever.
     """
     for name, value in (("--engines", engines), ("--workers-per-engine", workers_per_engine)):
         if value is not None and value < 1:
             raise BadInput(f"{name} {value}: must be at least 1")
     if isinstance(slots, int) and not 1 <= slots <= 4096:
         raise BadInput(f"--slots {slots}: must be 1 to 4096, or auto")
-    cores, gpus = _resources(address)
-    units, unit = (gpus, "GPU") if gpus else (cores, "core")
+    room = _room(address)
+    if room.most is not None:
+        _refuse_what_never_fits(engines, workers_per_engine, room)
+    units = room.now if room.most is None else room.most
+    if slots is None:
+        slots = "auto" if room.unit == "GPU" else CPU_SLOTS
+    return EnginePlan(
+        engines or max(1, units // workers_per_engine),
+        workers_per_engine,
+        slots,
+        use_gpu=room.unit == "GPU",
+        cluster=address is not None,
+        grows=address is not None and engines is None,
+    )
+
+
+def _refuse_what_never_fits(engines: int | None, workers_per_engine: int, room: nodes.Room) -> None:
+    units, unit = room.most, room.unit
     if workers_per_engine > units:
         raise BadInput(
             f"--workers-per-engine {workers_per_engine}: there are {units} {unit}s, one for each worker; "
@@ -109,22 +136,47 @@ def plan_engines(
             f"--engines {engines} with --workers-per-engine {workers_per_engine}: needs "
             f"{engines * workers_per_engine} {unit}s, there are {units}; use at most --engines {most}"
         )
-    if slots is None:
-        slots = "auto" if gpus else CPU_SLOTS
-    return EnginePlan(engines or most, workers_per_engine, slots, use_gpu=gpus > 0)
 
 
-def _resources(address: str | None) -> tuple[int, int]:
-    """Cores and GPUs that engines can use."""
+def _room(address: str | None) -> nodes.Room:
+    """Cores or GPUs that engines can use; on a cluster, after connecting to it."""
     if address is not None:
-        raise BadInput(f"--address {address}: this version searches on one machine; leave --address away")
+        with nodes.attached(address):
+            room = nodes.room()
+        if room.most == 0:
+            raise BadInput(
+                f"--address {address}: no node of this cluster has a core or GPU for engines, and none is "
+                "added by itself; start Ray on a worker (`ray start --address=HEAD:6379`) first"
+            )
+        return room
     import torch
 
-    return len(os.sched_getaffinity(0)), torch.cuda.device_count()
+    gpus = torch.cuda.device_count()
+    units = gpus or len(os.sched_getaffinity(0))
+    return nodes.Room("GPU" if gpus else "core", units, units, 1)
+
+
+def quiet_loggers(verbose: bool) -> int:
+    """Let Ray's loggers say nothing, or everything; returns their level."""
+    level = logging.INFO if verbose else logging.CRITICAL
+    for name in ("ray", "ray.tune", "ray.train", "ray.data"):
+        logging.getLogger(name).setLevel(level)
+    return level
 
 
 @contextlib.contextmanager
 def connect(options: RayOptions) -> Iterator[str]:
+    """Ray for a search, let go of with the block: a private one on this machine, or the cluster asked for."""
+    if options.address is None:
+        with _private_ray(options) as address:
+            yield address
+        return
+    with nodes.attached(options.address, verbose=options.verbose, family=options.family) as address:
+        yield address
+
+
+@contextlib.contextmanager
+def _private_ray(options: RayOptions) -> Iterator[str]:
     """A private Ray on loopback with a token of its own, ended with the block, whatever ends it."""
     temporary = Path(tempfile.gettempdir())
     free = shutil.disk_usage(temporary).free
@@ -147,9 +199,7 @@ def connect(options: RayOptions) -> Iterator[str]:
     os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
     import ray
 
-    level = logging.INFO if options.verbose else logging.CRITICAL
-    for name in ("ray", "ray.tune", "ray.train", "ray.data"):
-        logging.getLogger(name).setLevel(level)
+    level = quiet_loggers(options.verbose)
     plan = options.plan
     scratch = tempfile.mkdtemp(prefix="lsr-")  # short: Ray puts sockets below it, and their paths are limited
     try:

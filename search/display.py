@@ -25,6 +25,7 @@ NEWS_SHOWN = 5
 RUNNING_SHOWN = 16
 STAGES = {
     "starting": "starting Ray and the engines",
+    "waiting": "waiting for a node with room for an engine; `ray status` on the head says what Ray waits for",
     "searching": "searching",
     "stopping": "stopping: trials in progress are being saved (Ctrl-C again leaves at once; nothing is lost)",
     "finishing": "writing the record",

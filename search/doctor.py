@@ -48,7 +48,9 @@ def examine() -> Iterator[Finding]:
     yield _loopback()
     yield _arc()
     if os.environ.get("RAY_ADDRESS"):
-        yield Finding("note", "RAY_ADDRESS", "is set; a search starts a Ray of its own and does not use it")
+        yield Finding(
+            "note", "RAY_ADDRESS", "is set; a search uses it with --address auto, else a Ray of its own"
+        )
 
 
 def _python() -> Finding:

@@ -24,7 +24,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from search.cluster import EnginePlan, RayOptions, connect, plan_engines
+from search import nodes
+from search.cluster import RayOptions, connect, plan_engines
 from search.engines import Engines
 from search.errors import Incomplete
 from search.progress import Snapshot
@@ -37,6 +38,7 @@ __all__ = ["Driver", "Options", "Outcome", "search"]
 logger = logging.getLogger("loss_search.driver")
 
 PROXY_RETRIES = 3
+GROWN = 1000  # trials at a time, whatever a cluster grows to
 DISPLAY_S = 0.5
 LOOK_S = 5.0  # the longest wait for the broker's answer about its slots
 POLL_S = 0.05
@@ -130,7 +132,7 @@ class Driver:
         """Ray, the broker and the engines, unless an earlier phase has started them."""
         if self.engines is not None:
             return
-        options = RayOptions(self.options.address, self.plan, self.options.verbose)
+        options = RayOptions(self.options.address, self.plan, self.options.verbose, run.space.family_name)
         try:
             ray_address = self._stack.enter_context(connect(options))
         except SystemExit:  # from the handler for SIGTERM that Ray has while it starts
@@ -138,13 +140,18 @@ class Driver:
         self._interrupt.install()  # again: starting Ray puts a handler in place that aborts
         logger.info("Ray runs at %s; %s", ray_address, self.plan)
         import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         from search.broker import Broker
 
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         self.address = {"name": f"broker-{secrets.token_hex(4)}", "namespace": "loss-search"}
-        named = ray.remote(Broker).options(name=self.address["name"], max_concurrency=1000, num_cpus=0)
+        named = ray.remote(Broker).options(
+            name=self.address["name"], max_concurrency=1000, num_cpus=0, scheduling_strategy=here
+        )
         self.broker = named.remote()
-        self.engines = Engines(run.space, self.plan, self.address, self.broker)
+        most = run.num_trials()
+        self.engines = Engines(run.space, self.plan, self.address, self.broker, self.directory, most)
         self._stack.callback(self.engines.end, _nothing)
         self.engines.start()
 
@@ -162,12 +169,13 @@ class Driver:
                 run.tick()
                 if clock.due():
                     _look_at(run, self.broker)
+                    self.engines.tend(run)
                     watch(run.snapshot())
             except OSError as error:
                 run.give_up(error)
 
         try:
-            _tune(run, self.plan, self.address, self.broker, between)
+            _tune(run, self.engines, self.address, self.broker, between)
             self._wait_until_idle(run, between)
         except BaseException:
             self.engines.end(_nothing)  # what `between` does may be what failed
@@ -217,25 +225,27 @@ def _look_at(run: Run, broker: Any) -> None:
         return
     if run.occupancy["fault"] is not None:
         run.give_up(Incomplete(f"{run.occupancy['fault']}; then continue with: {run.continued_by}"))
-    if run.stage == "starting" and run.occupancy["engines"]:
+    if run.stage in ("starting", "waiting") and run.occupancy["engines"]:
         run.stage = "searching"
 
 
-def _tune(run: Run, plan: EnginePlan, address: dict, broker: Any, between: Callable[[], None]) -> None:
+def _tune(run: Run, engines: Engines, address: dict, broker: Any, between: Callable[[], None]) -> None:
     """Let Ray Tune execute trials until the study has no more, or the run is interrupted."""
     from ray import tune
 
     from search.proxy import Proxy
     from search.tune_adapters import Housekeeping, StudySearcher, StudyStopper
 
-    searcher = StudySearcher(run, broker, address)
-    # One trial more than there are slots waits in the queue, so that a slot is refilled at once.
-    concurrent = min(plan.engines * plan.most_slots + 1, max(run.num_trials(), 1))
+    searcher = StudySearcher(run, broker, address, lambda: engines.concurrent)
+    grown = GROWN if engines.plan.grows else engines.concurrent
     with tempfile.TemporaryDirectory(prefix="loss-search-tune-", ignore_cleanup_errors=True) as scratch:
         tuner = tune.Tuner(
-            tune.with_resources(Proxy, {"CPU": 0.001}),
+            tune.with_resources(Proxy, tune.PlacementGroupFactory(**nodes.beside_the_driver())),
             tune_config=tune.TuneConfig(
-                search_alg=searcher, num_samples=-1, max_concurrent_trials=concurrent, reuse_actors=True
+                search_alg=searcher,
+                num_samples=-1,
+                max_concurrent_trials=min(grown, max(run.num_trials(), 1)),
+                reuse_actors=True,
             ),
             run_config=tune.RunConfig(
                 name="search",

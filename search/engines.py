@@ -9,22 +9,32 @@ import contextlib
 import importlib
 import logging
 import os
+import secrets
 import signal
 import tempfile
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from search import nodes
 from search.cluster import EnginePlan
-from search.run_directory import version
+from search.run_directory import RunDirectory, version
 from search.space import Space
+from trainables import family_named
+
+if TYPE_CHECKING:
+    from search.run import Run
 
 __all__ = ["Engines"]
 
 logger = logging.getLogger("loss_search.driver")
 
 ENGINE_RETRIES = 20  # restarts of one worker group; a trial that breaks engines fails long before
+CLUSTER_RETRIES = 100  # nodes that die count too
+TEND_S = 2.0
+WITNESS = ".shared"  # a file of the run directory that every node with an engine has to see
 CHECKPOINT_EVERY_S = 10.0
 GROUP_TIMEOUT_S = 120  # a collective that takes longer ends the engine
 SHUTDOWN_S = 60.0
@@ -32,17 +42,47 @@ KILLS, KILL_AGAIN_S = 20, 1.0  # of controllers, for one may be started while an
 
 
 class Engines:
-    """The engines of one driver: a thread each that holds a `TorchTrainer.fit`."""
+    """The engines of one driver: a thread each that holds a `TorchTrainer.fit`.
 
-    def __init__(self, space: Space, plan: EnginePlan, address: dict[str, str], broker: Any) -> None:
+    Args:
+        directory: of the run, which engines write to.
+        most: engines that are of use, whatever a cluster grows to: one a trial.
+    """
+
+    def __init__(
+        self,
+        space: Space,
+        plan: EnginePlan,
+        address: dict[str, str],
+        broker: Any,
+        directory: RunDirectory,
+        most: int,
+    ) -> None:
         self.space, self.plan, self.address, self.broker = space, plan, address, broker
+        self.most = max(1, most)
+        self.witness = None  # of a run that lies in a store; nobody needs one on a single machine either
+        if plan.cluster and directory.stored is None:
+            self.witness = {"path": str(directory.path / WITNESS), "content": secrets.token_hex(8)}
         self.ending = False
         self.errors: dict[str, BaseException] = {}
         self.threads: dict[str, threading.Thread] = {}
+        self.watch = nodes.Watch() if plan.cluster else None
+        self._tended_at = 0.0
+
+    @property
+    def wanted(self) -> int:
+        """How many engines there should be: as planned, or on a cluster as many as it has room for."""
+        room = self.watch.room.now // self.plan.workers_per_engine if self.plan.grows and self.watch else 0
+        return min(max(self.plan.engines, room), self.most)
+
+    @property
+    def concurrent(self) -> int:
+        """Trials that may be under way: one more than there are slots, so that a slot is refilled at once."""
+        return self.wanted * self.plan.most_slots + 1
 
     @property
     def all_failed(self) -> bool:
-        return len(self.errors) == self.plan.engines
+        return bool(self.errors) and not any(thread.is_alive() for thread in self.threads.values())
 
     @property
     def first_error(self) -> str:
@@ -50,14 +90,48 @@ class Engines:
         return lines[-1].strip() if lines else "no message"
 
     def start(self) -> None:
-        importlib.import_module("search.loopback")  # Ray's modules cannot be imported by two threads at once
+        # Ray's modules cannot be imported by two threads at once.
+        importlib.import_module("search.process_group")
         importlib.import_module("trainables.ray_worker")
-        for index in range(self.plan.engines):
-            name = f"engine-{index}"
+        if self.plan.cluster:
+            self._share()
+        self._start_missing()
+
+    def _share(self) -> None:
+        """What engines on other nodes need: the data, once a node, and a proof that they see the run."""
+        import ray
+
+        if self.witness is not None:
+            Path(self.witness["path"]).write_text(self.witness["content"], encoding="utf-8")
+        data = family_named(self.space.family_name).load(dict(self.space.data))
+        ray.get(self.broker.publish.remote("data", [ray.put(data)]))
+
+    def _start_missing(self) -> None:
+        """Start engines until there are as many as wanted; one that failed for good is not replaced."""
+        present = len(self.errors) + sum(thread.is_alive() for thread in self.threads.values())
+        for _ in range(self.wanted - present):
+            name, first = f"engine-{len(self.threads)}", not self.threads
             self.threads[name] = threading.Thread(
-                target=self._serve, args=(name, index == 0), name=name, daemon=True
+                target=self._serve, args=(name, first), name=name, daemon=True
             )
             self.threads[name].start()
+
+    def tend(self, run: Run) -> None:
+        """On a cluster, every other second: nodes that died, that will go, that joined."""
+        if self.watch is None or self.ending or time.monotonic() - self._tended_at < TEND_S:
+            return
+        self._tended_at = time.monotonic()
+        changes = self.watch.look()
+        if changes.gone:
+            self.broker.gone.remote(sorted(changes.gone))
+        for engine, where in run.occupancy["nodes"].items():
+            if changes.leaving & set(where):
+                self.broker.leave.remote(engine)
+        run.news += changes.news
+        self._start_missing()
+        if run.stage in ("starting", "waiting") and not run.occupancy["engines"]:
+            short = self.watch.room.now < self.plan.workers_per_engine
+            run.stage = "waiting" if short else "starting"
 
     def end(self, between: Callable[[], None], *, wait: bool = True) -> None:
         """Close the broker and wait until the engines have saved what they hold; a second call does nothing.
@@ -97,21 +171,22 @@ class Engines:
         from ray.train import FailureConfig, RunConfig, ScalingConfig
         from ray.train.torch import TorchTrainer
 
-        from search.loopback import LoopbackTorchConfig
+        from search.process_group import GroupConfig
         from trainables.ray_worker import serve
 
+        retries = CLUSTER_RETRIES if self.plan.cluster else ENGINE_RETRIES
         with tempfile.TemporaryDirectory(prefix="loss-search-train-", ignore_cleanup_errors=True) as scratch:
             trainer = TorchTrainer(
                 serve,
                 train_loop_config=self._config(name, first),
-                torch_config=LoopbackTorchConfig(backend=self.plan.backend, timeout_s=GROUP_TIMEOUT_S),
+                torch_config=GroupConfig(backend=self.plan.backend, timeout_s=GROUP_TIMEOUT_S),
                 scaling_config=ScalingConfig(
                     num_workers=self.plan.workers_per_engine,
                     use_gpu=self.plan.use_gpu,
                     resources_per_worker=self.plan.worker_resources,
                 ),
                 run_config=RunConfig(
-                    name=name, storage_path=scratch, failure_config=FailureConfig(max_failures=ENGINE_RETRIES)
+                    name=name, storage_path=scratch, failure_config=FailureConfig(max_failures=retries)
                 ),
             )
             try:
@@ -129,6 +204,8 @@ class Engines:
         return {
             "engine": name,
             "broker": self.address,
+            "cluster": self.plan.cluster,
+            "witness": self.witness,
             "family": space.family_name,
             "data": dict(space.data),
             "static": {name: space.complete({})[name] for name in space.static},
@@ -143,9 +220,10 @@ class Engines:
 
 
 def _controllers() -> list[int]:
-    """Process ids of Ray Train's controllers, which run beside the driver, one an engine."""
+    """Process ids of this search's Train controllers, which run beside the driver, one an engine."""
+    import ray
     from ray._private import state
 
-    actors = state.actors().values()
-    alive = [one for one in actors if one["ActorClassName"] == "TrainController" and one["State"] == "ALIVE"]
-    return [one["Pid"] for one in alive if one["Pid"]]
+    own = ray.get_runtime_context().get_job_id()
+    actors = [one for one in state.actors().values() if one["JobID"] == own and one["State"] == "ALIVE"]
+    return [one["Pid"] for one in actors if one["ActorClassName"] == "TrainController" and one["Pid"]]

@@ -67,7 +67,13 @@ class Run:
         self.first_row_at: float | None = None
         self.session_ended = 0
         self.trials: dict[int, Trial] = {}
-        self.occupancy: dict[str, Any] = {"slots": 0, "busy": 0, "engines": [], "fault": None}
+        self.occupancy: dict[str, Any] = {
+            "slots": 0,
+            "busy": 0,
+            "engines": [],
+            "nodes": {},
+            "fault": None,
+        }
         metadata = {
             "space": json.dumps(space.resolved()),
             "versions": json.dumps(json.loads(directory.environment.read_text())["versions"]),

@@ -65,12 +65,15 @@ Workers = Annotated[int, typer.Option("--workers-per-engine", help="Processes th
 Slots = Annotated[
     str | None, typer.Option(metavar="N|auto", help="Trials that an engine trains at once; auto measures it.")
 ]
-Address = Annotated[str | None, typer.Option(help="Address of a running Ray cluster.")]
+Address = Annotated[
+    str | None, typer.Option(help="Search on a running Ray cluster: auto, or HOST:PORT of its head.")
+]
 Out = Annotated[
     Path,
     typer.Option(
         parser=place_of,
         metavar="DIR|URI",
+        envvar="LOSS_SEARCH_RUNS",
         help="What holds runs: a directory, or a URI as s3://bucket/prefix.",
     ),
 ]

@@ -32,20 +32,31 @@ class _NotStored:
 
 
 class StudySearcher(_NotStored, Searcher):
-    """Tune asks, the study answers: one configuration after the other until its budget is spent."""
+    """Tune asks, the study answers: one configuration after the other until its budget is spent.
 
-    def __init__(self, run: Run, broker: ActorHandle, broker_address: dict[str, str]) -> None:
+    At most `concurrent()` are under way at a time; on a cluster that number grows with its nodes.
+    """
+
+    def __init__(
+        self, run: Run, broker: ActorHandle, broker_address: dict[str, str], concurrent: Callable[[], int]
+    ) -> None:
         super().__init__()
         self.run, self.broker, self.broker_address = run, broker, broker_address
+        self.concurrent = concurrent
         self.numbers: dict[str, int] = {}
+        self.under_way: set[int] = set()
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        self.under_way = {number for number in self.under_way if not self.run.trials[number].ended}
+        if len(self.under_way) >= self.concurrent() and not self.run.interrupted:
+            return None  # Tune asks again
         asked = self.run.next_trial()
         if asked is None:
             return Searcher.FINISHED
         if asked is LATER:
             return None  # Tune asks again
         self.numbers[trial_id] = asked.number
+        self.under_way.add(asked.number)
         # Submitted here and not by the proxy, which takes its time to start: the order is the study's, and
         # a slot is refilled at once.
         self.broker.submit.remote(self.run.job(asked))

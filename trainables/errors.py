@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["BadCheckpoint", "BadData"]
+__all__ = ["BadCheckpoint", "BadData", "NotShared"]
 
 
 class BadData(ValueError):
@@ -13,3 +13,7 @@ class BadData(ValueError):
 
 class BadCheckpoint(ValueError):
     """A checkpoint that is torn, foreign, or of another version or static setting."""
+
+
+class NotShared(RuntimeError):
+    """A node on which an engine runs does not see the run directory."""

@@ -7,7 +7,6 @@ reaches the others by broadcast, so that all apply the same admissions and evict
 from __future__ import annotations
 
 import logging
-import os
 import time
 import traceback
 from pathlib import Path
@@ -22,7 +21,8 @@ import torch.distributed as dist
 from trainables import family_named, static_key
 from trainables.decisions import CONTINUE, FINISH
 from trainables.engine import Engine
-from trainables.errors import BadCheckpoint
+from trainables.errors import BadCheckpoint, NotShared
+from trainables.family import Data
 from trainables.member import Job, Report
 from trainables.slots import choose_slots
 from trainables.trial_files import TrialFiles, read_last, report_as_dict
@@ -34,6 +34,8 @@ __all__ = ["serve"]
 logger = logging.getLogger("loss_search.engine")
 
 IDLE_S = 5.0  # the longest wait for a job before the other workers hear that there is none
+MEASURED_S = 90.0  # less than the timeout of the other workers, which wait for the same number
+VISIBLE_S = 10.0  # what another host has written may take this long to be seen
 DECISION_S = 30.0  # one remote call waits at most this long for decisions
 
 
@@ -53,7 +55,7 @@ class _Worker:
     def __init__(self, config: dict[str, Any], workers: Alone | Group, device: torch.device) -> None:
         self.config, self.workers, self.device = config, workers, device
         self.family = family_named(config["family"])
-        self.data = self.family.load(config["data"])
+        self.data = _shared_data(config) if config["cluster"] else self.family.load(config["data"])
         self.engine: Engine | None = None
         self.files: dict[int, TrialFiles] = {}
         self.last: dict[int, Report] = {}  # each trial's newest report
@@ -62,19 +64,25 @@ class _Worker:
         self.name = config["engine"]
         self.broker = None
         if workers.rank == 0:
-            self.broker = ray.get_actor(config["broker"]["name"], namespace=config["broker"]["namespace"])
+            self.broker = _broker(config)
 
     def serve(self) -> None:
+        nodes = self._nodes()
         try:
+            if self.config["witness"] is not None:
+                self._require_the_run_directory(**self.config["witness"])
             self.slots = self._agree_on_slots()
             if self.broker is not None:
-                about = {"slots": self.slots, "pid": os.getpid(), "device": str(self.device)}
+                about = {"slots": self.slots, "device": str(self.device), "nodes": nodes}
                 ray.get(self.broker.attach.remote(self.name, about))
             self._serve()
         except ray.exceptions.RayActorError as error:
             # The broker died, and with it the search; what was trained since the last checkpoint is kept.
             logger.error("%s: the broker is gone: %s", self.name, error)
             self._save_all()
+        except NotShared as error:
+            ray.get(_broker(self.config).publish.remote("fault", str(error)))
+            raise
         except OSError as error:
             # A full disk or a vanished run directory: no retry helps, and no trial is to blame.
             if self.broker is not None:
@@ -97,6 +105,27 @@ class _Worker:
             elif self.engine is not None and self.engine.occupied:
                 decisions = self._epoch()
 
+    def _nodes(self) -> list[str]:
+        """Ids of the nodes on which this engine's workers are."""
+        own = ray.get_runtime_context().get_node_id()
+        if self.workers.count == 1:
+            return [own]
+        every: list[Any] = [None] * self.workers.count
+        dist.all_gather_object(every, own)
+        return sorted(set(every))
+
+    def _require_the_run_directory(self, path: str, content: str) -> None:
+        """Raises NotShared where this node sees another directory, or none, under the run's path."""
+        witness, deadline = Path(path), time.monotonic() + VISIBLE_S
+        while not (witness.is_file() and witness.read_text(encoding="utf-8") == content):
+            if time.monotonic() > deadline:
+                node = ray.util.get_node_ip_address()
+                raise NotShared(
+                    f"node {node} does not see the run directory {witness.parent}: every node must mount "
+                    "what holds it (NFS, EFS) under the same path; do so, or give another --out"
+                )
+            time.sleep(0.5)
+
     # ------------------------------------------------------------------ what to train
 
     def _agree_on_slots(self) -> int:
@@ -110,8 +139,9 @@ class _Worker:
                 ray.get(self.broker.publish.remote("slots", slots))
                 ray.get(self.broker.publish.remote("slot_timings", table))
             else:
-                while (slots := ray.get(self.broker.published.remote("slots", DECISION_S))) is None:
-                    pass
+                slots = ray.get(self.broker.published.remote("slots", MEASURED_S))
+            if slots is None:  # the first engine to start has not come that far, or has lost its node
+                slots, _ = choose_slots(self.family, self.data, self.config["static"], device=self.device)
         return self._broadcast(slots)
 
     def _orders(self, decisions: dict[int, str]) -> dict[str, Any]:
@@ -281,6 +311,18 @@ class _Worker:
         box = [content]
         dist.broadcast_object_list(box, src=0)
         return box[0]
+
+
+def _broker(config: dict[str, Any]) -> Any:
+    return ray.get_actor(config["broker"]["name"], namespace=config["broker"]["namespace"])
+
+
+def _shared_data(config: dict[str, Any]) -> Data:
+    """What the driver loaded, from Ray's object store: each node fetches it once, whatever its engines do."""
+    broker = _broker(config)
+    while (found := ray.get(broker.published.remote("data", DECISION_S))) is None:
+        pass
+    return ray.get(found[0])
 
 
 def _is_ahead(job: dict[str, Any], state: dict[str, Any] | None) -> bool:

@@ -238,13 +238,13 @@ def _train_driver(config: dict[str, Any]) -> None:
     from ray.train.torch import TorchTrainer
     from ray.tune.integration.ray_train import TuneReportCallback
 
-    from search.loopback import LoopbackTorchConfig
+    from search.process_group import GroupConfig
 
     work = config["work"]
     TorchTrainer(
         _train_worker,
         train_loop_config={"work": work},
-        torch_config=LoopbackTorchConfig(backend="gloo"),
+        torch_config=GroupConfig(backend="gloo"),
         scaling_config=ScalingConfig(num_workers=1),
         run_config=RunConfig(
             name=f"c{work.index}", storage_path=config["storage"], callbacks=[TuneReportCallback()]
