@@ -18,6 +18,7 @@ import typer
 
 from search import (
     commands_about,
+    commands_cluster,
     commands_compare,
     commands_confirm,
     commands_data,
@@ -60,9 +61,15 @@ for command in (
     commands_about.families,
     commands_about.spaces,
     commands_about.doctor,
+    commands_cluster.submit,
+    commands_cluster.status,
+    commands_cluster.logs,
+    commands_cluster.stop,
+    commands_cluster.fetch,
 ):
     app.command()(command)
 app.add_typer(commands_data.data, name="data")
+app.add_typer(commands_cluster.cluster, name="cluster")
 
 
 def _print_version(wanted: bool) -> None:

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from search.space import Space
     from search.standing import Standing
 
-__all__ = ["resume", "run", "train", "validate"]
+__all__ = ["asked_space", "resume", "run", "train", "validate"]
 
 RUNS = Path("runs")
 logger = logging.getLogger("loss_search.cli")
@@ -79,9 +79,9 @@ def run(
     from search.preflight import check_data
 
     overrides = overrides_of(settings)
-    asked = _space(space, overrides, quick_test, trials, epochs, seed)
+    asked = asked_space(space, overrides, quick_test, trials, epochs, seed)
     options = options_of(engines, workers_per_engine, slots, address, verbose)
-    full = _space(space, overrides, False, trials, epochs, seed) if quick_test else asked
+    full = asked_space(space, overrides, False, trials, epochs, seed) if quick_test else asked
     checked = check_data(asked, workers_per_engine, full)
     if dry_run:
         from search.describe import describe
@@ -165,7 +165,7 @@ def validate(
     from search.describe import describe
     from search.preflight import check_data, minutes_of
 
-    asked = _space(space, overrides_of(settings), quick_test, trials, epochs, seed)
+    asked = asked_space(space, overrides_of(settings), quick_test, trials, epochs, seed)
     describe(asked, check_data(asked))
     if time:
         minutes, seconds = minutes_of(asked)
@@ -221,7 +221,7 @@ def train(
 # ---------------------------------------------------------------------- what they share
 
 
-def _space(
+def asked_space(
     space: str,
     overrides: dict[str, str],
     quick_test: bool,
@@ -229,6 +229,7 @@ def _space(
     epochs: int | None,
     seed: int | None,
 ) -> Space:
+    """SPACE as the options of the command change it."""
     from search.preflight import quick_space
     from search.space import load_space
 
