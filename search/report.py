@@ -71,7 +71,7 @@ def _context(
         "head": report_head.recommendation(found, summary, conclusion),
         "cost_tiles": report_head.cost_tiles(summary["cost"], summary),
         "searched": report_head.searched_table(found),
-        "environment": report_head.made_with(found.directory),
+        "environment": report_head.made_with(found),
         "pictures": pictures(found, _chosen(summary, conclusion), summary["objective"]),
         "remarks": report_head.remarks(found, summary),
         "experiment": experiment_section(summary["experiment"], found.directory)

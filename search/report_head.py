@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from search.console import number
+from search.console import number, short
 from search.findings import Found, stored_object
 from search.page import signed, value
 from search.report_tables import edge_remarks, range_in_words, settings_table
-from search.run_directory import RunDirectory
 from search.summary import described
 from search.traps import traps
 
@@ -30,6 +29,8 @@ def status(found: Found, summary: Mapping[str, Any]) -> str:
     """How far the search is."""
     ended = sum(count for state, count in summary["states"].items() if state in ENDED)
     wanted = summary["budget"]["trials"]
+    if found.running and ended >= wanted:
+        return f"The search is finished: {ended} of {wanted} trials ended; its confirmation is going on."
     if found.running:
         return f"The search is going on: {ended} of {wanted} trials have ended so far."
     if ended < wanted:
@@ -56,7 +57,15 @@ def recommendation(
     commands = [train]
     if summary["best"]["state"] == "COMPLETE" and not found.running:
         commands.insert(0, ("Confirm it with fresh seeds on the test split:", f"loss-search confirm {run}"))
-    return empty | _unconfirmed(found, summary) | {"commands": commands}
+    notes = [] if conclusion is None else [_partly_confirmed(conclusion)]
+    return empty | _unconfirmed(found, summary) | {"commands": commands, "notes": notes}
+
+
+def _partly_confirmed(conclusion: Mapping[str, Any]) -> str:
+    """What a confirmation says that has not ended, or is of other configurations than the present best."""
+    if not conclusion["finished"]:
+        return f"Its confirmation has not ended; so far: {conclusion['sentence']}."
+    return f"A confirmation was made before the present best was found: {conclusion['sentence']}."
 
 
 def _unconfirmed(found: Found, summary: Mapping[str, Any]) -> dict[str, Any]:
@@ -216,11 +225,14 @@ def searched_table(found: Found) -> list[tuple[str, str, str]]:
     ]
 
 
-def made_with(directory: RunDirectory) -> list[tuple[str, str]]:
-    """With what the run was made."""
-    about = stored_object(directory.environment)
+def made_with(found: Found) -> list[tuple[str, str]]:
+    """With what the run was made: data, sampler, machine, versions."""
+    about, space = stored_object(found.directory.environment), found.space
     machine, versions = about.get("machine") or {}, about.get("versions") or {}
+    data = ", ".join(f"{name} {short(given)}" for name, given in space.data.items() if given is not None)
     told = [
+        ("data", data),
+        ("sampler", f"{space.sampler}, seed {space.seed}"),
         ("made", str(about.get("created", ""))),
         ("machine", f"{machine.get('system', '')}, {machine.get('cores', '?')} cores"),
         ("versions", ", ".join(f"{name} {number}" for name, number in versions.items())),

@@ -224,6 +224,16 @@ def test_without_a_reliable_difference_the_preset_is_kept(tmp_path) -> None:
     assert load_configuration(directory.report / "recommended.yaml", space.family_name).source == "trial 1"
 
 
+def test_a_confirmation_that_has_not_ended_is_told_beside_the_caution(tmp_path) -> None:
+    directory, space = toy_run(tmp_path / "runs")
+    with Run(directory, space, Settings(top=2, seeds=5)) as run:
+        play_confirmation(run, lambda source, index: 0.7, trials=2)
+        run.close()
+    text = html.unescape(text_of(page_of(directory, space)))
+    assert "Not confirmed." in text and "Its confirmation has not ended; so far: " in text
+    assert "loss-search confirm" in text
+
+
 def confirmed_run(tmp_path: Path, score: Any) -> tuple[RunDirectory, Space]:
     directory, space = toy_run(tmp_path / "runs")
     with Run(directory, space, Settings(top=2, seeds=5)) as run:
