@@ -48,7 +48,7 @@ def gather(directory: RunDirectory, space: Space) -> Found:
     from search.summary import read_rows
 
     trials = read_trials(directory.path)
-    rows = read_rows(directory, trials)
+    rows = read_rows(directory, trials, tuple(space.family.collapse_kinds))
     confirm = trials.filter(pc.equal(trials["phase"], "confirm")).to_pylist()
     objective = f"val.{space.objectives[0]}"
     table = read_epochs(directory.path, columns=["trial", "epoch", "phase", objective])

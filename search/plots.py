@@ -37,6 +37,7 @@ __all__ = [
 Row = Mapping[str, Any]
 
 ENDED = ("COMPLETE", "PRUNED", "FAIL")
+MANY = 500  # trials beyond which points are drawn small
 SHUFFLED = ("shuffled", "shuffled_low", "shuffled_high", "shuffled_by_epochs")
 
 
@@ -156,14 +157,12 @@ def draw_progress(data: Progress, against: str) -> Figure:
     figure = drawing.new_figure(3.1)
     axes = drawing.framed(figure.subplots())
     x = np.arange(1, len(data.values) + 1) if against == "trials" else data.epochs
-    axes.scatter(
-        x[data.counts], data.values[data.counts], s=9, color=GREY, linewidths=0, label="a trial's result"
-    )
+    size = 9 if len(data.values) <= MANY else 2
+    look = {"s": size, "color": GREY, "alpha": 1.0 if size > 2 else 0.5}
+    axes.scatter(x[data.counts], data.values[data.counts], linewidths=0, label="a trial's result", **look)
     others = ~data.counts & np.isfinite(data.values)
     if others.any():
-        axes.scatter(
-            x[others], data.values[others], s=9, marker="x", color=GREY, linewidths=0.6, label="ended early"
-        )
+        axes.scatter(x[others], data.values[others], marker="x", linewidths=0.6, label="ended early", **look)
     axes.step(x, data.best, where="post", color=BLUE, linewidth=1.8, label="best so far")
     if data.scale is not None:
         _draw_scale(axes, data.scale, against, x)

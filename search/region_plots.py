@@ -22,9 +22,11 @@ if TYPE_CHECKING:
 __all__ = ["draw_collapse", "draw_front", "draw_parallel", "draw_places"]
 
 MOST_PLACES = 6  # of one kind
+MANY_ON_FRONT = 40
 NEARLY = 0.9  # of the trials
 MOST_POINTS = 2000
 MOST_LINES = 400
+ONE_LINE = 14  # letters of an axis' name
 MARKS = "sv^DPX<>"  # of the presets
 JITTER = 0.18
 
@@ -136,7 +138,7 @@ def draw_front(data: Front, marked: Mapping[int, str]) -> Figure:
         color=BLUE,
         linewidth=1.2,
         marker="o",
-        ms=4,
+        ms=4 if len(data.numbers) <= MANY_ON_FRONT else 1.5,
         label="beaten by none in both",
     )
     at = {number: place for place, number in enumerate(data.all_numbers)}
@@ -192,7 +194,8 @@ def draw_parallel(spec: Mapping[str, Any]) -> Figure:
             ends = [(short(axis["low"]), 0.0), (short(axis["high"]), 1.0)]
         for text, place in ends:
             axes.annotate(literal(shortened(text, 14)), (at + 0.04, place), fontsize=6.5, va="center")
-        name = literal(shortened(axis["name"], 30)).replace(".", ".\n", 1)
+        name = literal(shortened(axis["name"], 30))
+        name = name.replace(".", ".\n", 1) if len(name) > ONE_LINE else name
         axes.annotate(name, (at, 1.05), fontsize=6.5, ha="center", va="bottom", weight="bold")
     axes.set_xlim(-0.4, len(axes_of) - 0.3)
     axes.set_ylim(-0.05, 1.2)

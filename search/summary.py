@@ -69,8 +69,13 @@ class Rows(NamedTuple):
     last: Mapping[int, Row]
 
 
-def read_rows(directory: RunDirectory, table: pa.Table | None = None) -> Rows:
-    """The search's rows of a run, whether it is finished or not; `table`: trials.parquet, if read."""
+def read_rows(
+    directory: RunDirectory, table: pa.Table | None = None, kinds: Sequence[str] | None = None
+) -> Rows:
+    """The search's rows of a run, whether it is finished or not.
+
+    `table`: trials.parquet, where it is read. `kinds` of collapse: of the epochs only their columns are read.
+    """
     import numpy as np
     import pyarrow.compute as pc
 
@@ -78,7 +83,9 @@ def read_rows(directory: RunDirectory, table: pa.Table | None = None) -> Rows:
 
     table = read_trials(directory.path) if table is None else table
     trials = [row for row in table.to_pylist() if row["phase"] == "search"]
-    epochs = read_epochs(directory.path)
+    keys = ["trial", "epoch", "phase"]
+    columns = None if kinds is None else [*keys, *(f"collapsed.{kind}" for kind in kinds)]
+    epochs = read_epochs(directory.path, columns=columns)
     epochs = epochs.filter(pc.equal(epochs["phase"], "search"))
     numbers = epochs["trial"].to_numpy()  # sorted, within a trial by epoch
     ends = np.flatnonzero(np.diff(numbers, append=-1))

@@ -53,6 +53,7 @@
       Object.assign(this, JSON.parse(document.getElementById(root.dataset.parallel).textContent));
       this.count = this.score.length;
       this.ranges = this.axes.map(() => null);
+      this.frame = null;
       this.places = this.axes.map((axis, at) => this.values[at].map((value) => this.share(axis, value)));
       const known = this.score.filter((value) => value !== null);
       // The ramp spends its shades on the better nine tenths: a few failures would use it up otherwise.
@@ -174,11 +175,16 @@
       area.addEventListener("pointermove", (event) => {
         if (from === null || Math.abs(event.clientY - pressed) < LEAST_DRAG) return;
         const to = share(event);
-        this.setRange(at, [Math.min(from, to), Math.max(from, to)]);
+        this.ranges[at] = [Math.min(from, to), Math.max(from, to)];
+        this.showRange(at);
+        if (this.frame === null) {
+          this.frame = requestAnimationFrame(() => { this.frame = null; this.follow(); });
+        }
       });
       const end = (event) => {
-        if (from !== null && Math.abs(event.clientY - pressed) < LEAST_DRAG) this.setRange(at, null);
+        if (from === null) return;
         from = null;
+        this.setRange(at, Math.abs(event.clientY - pressed) < LEAST_DRAG ? null : this.ranges[at]);
       };
       area.addEventListener("pointerup", end);
       area.addEventListener("pointercancel", end);
@@ -200,6 +206,13 @@
     setRange(at, range) {
       this.ranges[at] = range;
       this.showRange(at);
+      this.follow();
+    }
+
+    // Lines and table, once for each picture of the screen however fast a pointer moves.
+    follow() {
+      if (this.frame !== null) cancelAnimationFrame(this.frame);
+      this.frame = null;
       this.drawLines();
       this.announce();
     }
@@ -207,8 +220,7 @@
     clear() {
       this.ranges = this.axes.map(() => null);
       this.axes.forEach((_, at) => this.showRange(at));
-      this.drawLines();
-      this.announce();
+      this.follow();
     }
 
     showRange(at) {
