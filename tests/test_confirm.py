@@ -332,7 +332,7 @@ def test_confirm_of_a_confirmed_run_shows_the_result_and_trains_nothing(here: Pa
     assert main(["confirm", directory.name, "--engines", "1"]) == 0
     said = capsys.readouterr().out
     assert "everything is confirmed already" in said and "page was not written" not in said
-    assert "Use trial 2: trial 2 beats bold [red]" in (directory.report / "index.html").read_text()
+    assert "beats bold [red] by" in (directory.report / "index.html").read_text()
     assert "Verdict: trial 2 beats bold [red] by 0." in said and "6 seeds" in said
     assert "bold [red] (trial 1)" in said and "recommended.yaml" in said
     assert len(rows_of(directory.path)) == before
