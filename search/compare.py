@@ -18,7 +18,7 @@ from typing import Any
 from search.comparability import differences, same_data, warnings_of
 from search.errors import BadInput, nearest
 from search.space import Space
-from search.statistics import MISS
+from search.statistics import MISS, is_sure, paired_difference
 from search.verdict import conclude
 
 __all__ = ["Searched", "compare", "metric_of"]
@@ -301,30 +301,47 @@ def _confirmed_differences(
 ) -> list[dict[str, Any]]:
     """Of each later run, how much better its confirmed score is than the first run's, with an interval.
 
-    Welch's, for the runs' seeds are different draws; all intervals together miss in 5 % at most.
+    Paired where both used the same seeds (runs of one seed do), else Welch's; all intervals together miss in
+    5 % at most.
     """
     scores = [_test_scores(run, one["confirmed"], metric) for run, one in zip(runs, described, strict=True)]
+    others = [index for index in range(1, len(runs)) if scores[index]]
     if not scores[0]:
         return []
-    others = [index for index in range(1, len(runs)) if scores[index]]
-    found = []
-    for index in others:
-        mean = sign * (statistics.fmean(scores[index]) - statistics.fmean(scores[0]))
-        told = {"run": runs[index].name, "over": runs[0].name, "mean": mean, "low": None, "high": None}
-        if min(len(scores[index]), len(scores[0])) > 1:
-            from scipy import stats
-
-            test = stats.ttest_ind(scores[index], scores[0], equal_var=False)
-            between = test.confidence_interval(1 - MISS / len(others))
-            ends = sorted(sign * float(end) for end in (between.low, between.high))
-            if all(map(math.isfinite, ends)):
-                told |= {"low": ends[0], "high": ends[1]}
-        found.append(told)
-    return found
+    miss = MISS / max(1, len(others))
+    return [
+        {"run": runs[index].name, "over": runs[0].name, **_apart(scores[index], scores[0], sign, miss)}
+        for index in others
+    ]
 
 
-def _test_scores(run: Searched, confirmed: Row | None, metric: str) -> list[float]:
+def _apart(
+    ours: Mapping[int, float], theirs: Mapping[int, float], sign: float, miss: float
+) -> dict[str, Any]:
+    """The mean of `ours` over that of `theirs`, positive when better: mean, low, high, `how`, and whether it
+    is `sure`."""
+    if ours.keys() == theirs.keys():
+        paired = paired_difference(ours, theirs, miss=miss, maximize=sign > 0)
+        told = {"mean": paired.mean, "low": paired.low, "high": paired.high}
+        return {**told, "how": "paired", "sure": is_sure(paired)}
+    mean = sign * (statistics.fmean(ours.values()) - statistics.fmean(theirs.values()))
+    unknown = {"mean": mean, "low": None, "high": None, "how": "welch", "sure": False}
+    if min(len(ours), len(theirs)) < 2:
+        return unknown
+    from scipy import stats
+
+    test = stats.ttest_ind(list(ours.values()), list(theirs.values()), equal_var=False)
+    between = test.confidence_interval(1 - miss)
+    low, high = sorted(sign * float(end) for end in (between.low, between.high))
+    if not math.isfinite(low + high):
+        return unknown
+    return {**unknown, "low": low, "high": high, "sure": low > 0 or high < 0}
+
+
+def _test_scores(run: Searched, confirmed: Row | None, metric: str) -> dict[int, float]:
+    """By seed, the test scores of the configuration that the run's confirmation recommends."""
     if confirmed is None or confirmed["trial"] is None:
-        return []
-    values = [row.get(f"test.{metric}") for row in run.confirmed if row.get("source") == confirmed["trial"]]
-    return [value for value in values if value is not None and math.isfinite(value)]
+        return {}
+    own = [row for row in run.confirmed if row.get("source") == confirmed["trial"]]
+    values = {row["seed"]: row.get(f"test.{metric}") for row in own}
+    return {seed: value for seed, value in values.items() if value is not None and math.isfinite(value)}

@@ -13,7 +13,7 @@ import pytest
 import yaml
 from browser import DESKTOP, PHONE, chromium, complaints, needs_chromium, overflow, requests, show
 from scipy import stats
-from toy_run import SPACE, message, toy_run, toy_space
+from toy_run import SPACE, message, play_confirmation, toy_run, toy_space
 
 from search.cli import main
 from search.comparability import warnings_of
@@ -22,11 +22,15 @@ from search.compare_lines import tables_of
 from search.compare_page import comparison_page
 from search.compare_plots import curves_data
 from search.compare_reading import read_searched
+from search.confirm import Settings
 from search.errors import BadInput
 from search.page import plain
+from search.record import read_trials
 from search.run import Run
 from search.run_directory import RunDirectory
 from search.space import Space, load_space
+from search.statistics import interval
+from search.verdict import conclude
 
 VERSIONS = {"versions": {"torch": "2.13.0", "loss-search": "0.1.0"}, "git_commit": "aaa"}
 
@@ -286,6 +290,45 @@ def test_confirmed_scores_have_intervals_and_a_difference_between_runs(tmp_path:
     assert difference["mean"] == pytest.approx(0.812 - 0.704)
 
 
+def test_runs_that_were_confirmed_with_the_same_seeds_are_compared_pair_by_pair(tmp_path: Path) -> None:
+    space = toy_space(tmp_path)
+    theirs = [0.70, 0.76, 0.73, 0.79, 0.71]  # the seeds differ by far more than the runs
+    ours = [value + gain for value, gain in zip(theirs, (0.010, 0.012, 0.011, 0.009, 0.013), strict=True)]
+    runs = [
+        confirmed(space, {0: [0.5] * 5, 1: values}, name) for name, values in (("a", theirs), ("b", ours))
+    ]
+    (difference,) = compare(runs, "selection_accuracy", 1.0)["confirmed"]
+    low, high = interval([0.010, 0.012, 0.011, 0.009, 0.013])
+    assert difference["how"] == "paired" and difference["low"] > 0 and difference["sure"]
+    assert (difference["low"], difference["high"]) == (pytest.approx(low), pytest.approx(high))
+
+
+def test_two_confirmed_runs_are_compared_by_the_command(here: Path, capsys: pytest.CaptureFixture) -> None:
+    names = []
+    for gain in (0.2, 0.1):  # of trial 2 over the best preset, trial 1
+        directory, space = toy_run(here / "runs")
+        with directory.locked(), Run(directory, space, Settings(top=2, seeds=6)) as run:
+            play_confirmation(
+                run, lambda s, i, gain=gain: 0.6 + gain * (s == 2) + 0.01 * ((5 * i + s * i * i) % 7)
+            )
+            run.close()
+        names.append(directory.name)
+    assert main(["compare", *names, "--html", "page.html"]) == 0
+    said = capsys.readouterr().out
+    (line,) = [line for line in said.splitlines() if line.endswith("  worse")]
+    assert line.split()[:3] == [names[1], names[0], "-0.1"]
+    assert "no run is confirmed" not in said and said.count("95 %") >= 2
+    assert "(trial 2)" in said and f"A: {sentence_of(names[0])}" in said
+    assert "Confirmed scores, test data" in (here / "page.html").read_text()
+
+
+def sentence_of(name: str) -> str:
+    directory = RunDirectory.open(name, Path("runs"))
+    rows = read_trials(directory.path).to_pylist()
+    search, confirm = ([row for row in rows if row["phase"] == phase] for phase in ("search", "confirm"))
+    return conclude(search, confirm, Run.stored_space(directory))["sentence"]
+
+
 def test_a_confirmation_that_is_not_finished_is_told_and_compared_with_nothing(tmp_path: Path) -> None:
     space = toy_space(tmp_path)
     a = confirmed(space, {0: [0.5, 0.51, 0.5], 1: [0.7, 0.71, 0.69]})
@@ -303,8 +346,8 @@ def test_of_three_runs_the_intervals_against_the_first_share_the_error(tmp_path:
     space = toy_space(tmp_path)
     base = {0: [0.5, 0.51, 0.5]}
     runs = [
-        confirmed(space, {**base, 1: [0.70 + shift, 0.71 + shift, 0.69 + shift]}, name)
-        for name, shift in (("a", 0.0), ("b", 0.1), ("c", 0.2))
+        confirmed(space, {**base, 1: [0.70 + shift, 0.71 + shift, 0.69 + shift]}, name, seed)
+        for name, shift, seed in (("a", 0.0, 10), ("b", 0.1, 20), ("c", 0.2, 30))
     ]
     b, _ = compare(runs, "selection_accuracy", 1.0)["confirmed"]
     first, second = [0.70, 0.71, 0.69], [0.80, 0.81, 0.79]

@@ -11,14 +11,16 @@ from typing import Any
 import jinja2
 import pytest
 import yaml
-from toy_run import SPACE, toy_run
+from toy_run import SPACE, play_confirmation, toy_run
 
 from search import page
 from search.cli import main
+from search.confirm import Settings
 from search.errors import BadSpace
 from search.experiment_page import experiment_section
 from search.experiment_tables import experiment_of, print_experiment
 from search.experiments import HELD, NOT_ENOUGH, NOT_HELD, experiment_values, fluctuation, rise
+from search.run import Run
 from search.space import Space, load_space, shipped_spaces
 from search.statistics import interval
 
@@ -279,6 +281,19 @@ def test_confirm_trials_take_the_place_of_the_search_s_and_are_averaged(tmp_path
     assert (narrow["phase"], narrow["trials"], narrow["seeds"]) == ("confirm", [0, 1], [10, 11])
     figure = narrow["figures"]["selection_accuracy"]
     assert figure["mean"] == pytest.approx(0.55) and figure["sd"] == pytest.approx(0.05 * math.sqrt(2))
+
+
+def test_the_confirmation_of_a_run_directory_stands_in_its_table(tmp_path: Path) -> None:
+    directory, space = toy_run(tmp_path / "runs", experiment={**BY_PRESET, "expect": []})
+    with directory.locked(), Run(directory, space, Settings(top=2, seeds=3)) as run:
+        play_confirmation(run, lambda source, place: 0.7)
+        run.close()
+    habit, bold = experiment_of(directory, space)["cells"]
+    assert (habit["phase"], len(habit["trials"])) == ("search", 1)  # the other preset was the better one
+    assert (bold["phase"], len(bold["trials"])) == ("confirm", 3) and len(set(bold["seeds"])) == 3
+    figure = bold["figures"]["selection_accuracy"]  # of the last epoch, on validation data
+    assert (figure["mean"], figure["n"]) == (pytest.approx(0.6), 3)
+    assert bold["checks"][1]["holds"] is True  # its curves are the confirmation's
 
 
 def test_a_confirm_trial_belongs_to_the_cell_of_its_source(tmp_path: Path) -> None:
