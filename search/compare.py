@@ -299,7 +299,7 @@ def _agreement(common: Sequence[Row], index: int) -> dict[str, Any]:
 def _confirmed_differences(
     runs: Sequence[Searched], described: Sequence[Row], metric: str, sign: float
 ) -> list[dict[str, Any]]:
-    """Of each later run, how much better its confirmed score is than the first run's, with an interval.
+    """Of each later run (by its place), how much better its confirmed score is than the first run's.
 
     Paired where both used the same seeds (runs of one seed do), else Welch's; all intervals together miss in
     5 % at most.
@@ -309,10 +309,7 @@ def _confirmed_differences(
     if not scores[0]:
         return []
     miss = MISS / max(1, len(others))
-    return [
-        {"run": runs[index].name, "over": runs[0].name, **_apart(scores[index], scores[0], sign, miss)}
-        for index in others
-    ]
+    return [{"run": index, "over": 0, **_apart(scores[index], scores[0], sign, miss)} for index in others]
 
 
 def _apart(

@@ -30,7 +30,7 @@ class Shown(NamedTuple):
 
 def tables_of(facts: Facts) -> Iterator[Shown]:
     """The tables of a comparison, in the order in which they are read; those without a row are left out."""
-    for table_of in (_scores, _costs, _confirmed, _budget, _common, _apart):
+    for table_of in (_scores, _confirmed, _costs, _budget, _common, _apart):
         table = table_of(facts)
         if table.rows:
             yield table
@@ -143,12 +143,12 @@ def _states(states: Mapping[str, int]) -> str:
 
 
 def _confirmed(facts: Facts) -> Shown:
-    rows = []
+    rows, marks = [], letters(facts)
     for one in facts["confirmed"]:
         within = "-" if one["low"] is None else f"{number(one['low'])} to {number(one['high'])}"
         verdict = "better" if one["mean"] > 0 else "worse"
         verdict = verdict if one["sure"] else "no reliable difference"
-        rows.append([one["run"], one["over"], signed(one["mean"]), within, verdict])
+        rows.append([marks[one["run"]], marks[one["over"]], signed(one["mean"]), within, verdict])
     heads = ["run", "against", "gain", "95 % interval", "verdict"]
     note = "Positive is better. Over the same seeds pair by pair, else by Welch; all together miss in 5 %."
     return Shown("confirmed", "Confirmed scores, test data", heads, rows, ["gain"], note)

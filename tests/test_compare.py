@@ -316,7 +316,7 @@ def test_two_confirmed_runs_are_compared_by_the_command(here: Path, capsys: pyte
     assert main(["compare", *names, "--html", "page.html"]) == 0
     said = capsys.readouterr().out
     (line,) = [line for line in said.splitlines() if line.endswith("  worse")]
-    assert line.split()[:3] == [names[1], names[0], "-0.1"]
+    assert line.split()[:3] == ["B", "A", "-0.1"]
     assert "no run is confirmed" not in said and said.count("95 %") >= 2
     assert "(trial 2)" in said and f"A: {sentence_of(names[0])}" in said
     assert "Confirmed scores, test data" in (here / "page.html").read_text()
