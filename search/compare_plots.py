@@ -52,12 +52,18 @@ def _sentence(facts: Mapping[str, Any], names: Sequence[str]) -> str:
     leaders = [name for name, end in zip(names, ends, strict=True) if end == best]
     fastest = min(budget["needed"])
     first = [name for name, needed in zip(names, budget["needed"], strict=True) if needed == fastest]
-    lead = f"{leaders[0]} leads with" if len(leaders) == 1 else f"{' and '.join(leaders)} are level at"
+    lead = f"{leaders[0]} leads with" if len(leaders) == 1 else f"{_listed(leaders)} are level at"
     last, target = max(budget["needed"]), value(budget["target"])
+    who = f": {_listed(first)} after {fastest:,} epochs, the last" if last > fastest else ""
     return (
         f"After the {budget['epochs']:,} epochs that all runs spent, {lead} {value(best)}. All reached "
-        f"{target}: {' and '.join(first)} after {fastest:,} epochs, the last after {last:,}."
+        f"{target}{who} after {last:,}{'' if who else ' epochs'}."
     )
+
+
+def _listed(names: Sequence[str]) -> str:
+    *others, last = names
+    return f"{', '.join(others)} and {last}" if others else last
 
 
 def draw_curves(data: Curves) -> Figure:
