@@ -26,7 +26,6 @@ from searches import (
 )
 from toy_run import message, toy_space
 
-from search.fetching import fetch_run
 from search.record import read_epochs
 from search.run import Run
 from search.run_directory import RunDirectory
@@ -101,7 +100,7 @@ def test_a_search_into_s3_survives_a_store_that_is_away_and_writes_no_secret(ser
     assert not copy.exists(), "the working copy stays when everything is in the store"
     assert "whole; finished, 10 of 10 trials ended" in run("check", f"{OUT}/{name}", cwd=tmp_path)
     assert f"{OUT}/{name}/trials/3/model.pt" in run("show", f"{OUT}/{name}", 3, cwd=tmp_path)
-    fetch_run(f"{OUT}/{name}", tmp_path / "home")
+    run("fetch", f"{OUT}/{name}", "--to", "home", cwd=tmp_path)
     home = tmp_path / "home" / name
     assert json.loads((home / "report" / "summary.json").read_text())["trials"] == 10
     assert len(list(home.glob("trials/*/model.pt"))) == 1 and len(read_epochs(home)) == 250

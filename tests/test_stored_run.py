@@ -240,9 +240,9 @@ def test_fetch_brings_a_run_home_that_commands_read(out, tmp_path, capsys):
     engine = out.store.below(directory.name)
     for number in range(6):
         engine.put(f"trials/{number}/model.pt", b"model %d" % number)
-    said = fetch_run(str(out / directory.name), tmp_path / "home")
+    assert main(["fetch", str(out / directory.name), "--to", str(tmp_path / "home")]) == 0
     home = tmp_path / "home" / directory.name
-    assert str(home) in said[0]
+    assert str(home) in capsys.readouterr().out
     assert main(["check", str(home)]) == 0
     models = {path.parent.name for path in home.glob("trials/*/model.pt")}
     (home / "notes.txt").write_text("of the user's own")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
+from s3_server import BUCKET, S3Server
 
 from trainables import trial_storage
 from trainables.object_store import ObjectStore
@@ -43,6 +46,17 @@ def test_the_directory_in_front_goes_when_its_files_are_in_the_store(store):
     trial.close()
     settle()
     assert store.get("trials/0/model.pt") == b"model" and not trial.directory.exists()
+
+
+def test_a_machine_whose_credentials_are_refused_is_found_at_once(monkeypatch):
+    with S3Server(check_permissions=True) as server:
+        for name, value in server.environment.items():
+            monkeypatch.setenv(name, value)
+        trial = StoredTrial(f"s3://{BUCKET}/trials/0")
+        begun = time.monotonic()
+        with pytest.raises(OSError, match="asked from") as refused:
+            trial.bring("last.pt")
+        assert time.monotonic() - begun < 30 and refused.value.filename == f"s3://{BUCKET}/trials/0"
 
 
 def test_a_store_that_is_away_is_tried_again_in_the_same_order(store, tmp_path, caplog):

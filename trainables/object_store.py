@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
-__all__ = ["BadUri", "ObjectStore", "Stored", "is_uri", "reason"]
+__all__ = ["BadUri", "ObjectStore", "Stored", "is_refusal", "is_uri", "reason"]
 
 SCHEMES: Mapping[str, tuple[str, ...]] = {  # and what may follow the `?`, by scheme
     "s3": ("endpoint_override", "region", "scheme"),
@@ -29,6 +29,7 @@ ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
 SECRETS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 CONNECT_S, REQUEST_S, ATTEMPTS = 5.0, 10.0, 2  # of one request; whoever must not give up tries again
 CHUNK_BYTES = 8 << 20
+REFUSALS = ("ACCESS_DENIED", "NO_SUCH_BUCKET", "INVALID_ACCESS_KEY_ID", "SIGNATURE_DOES_NOT_MATCH")
 REQUEST_ID = re.compile(r"\s*\(Request ID: [^)]*\)")
 AWS_REASON = re.compile(r"AWS Error (\w+) during (\w+) operation: (.*)", re.DOTALL)
 
@@ -177,6 +178,11 @@ def reason(error: OSError) -> str:
         if value:
             text = text.replace(value, "***")
     return text
+
+
+def is_refusal(error: OSError) -> bool:
+    """Whether the store has answered, and said no: credentials, permissions or the bucket are wrong."""
+    return any(word in str(error) for word in REFUSALS)
 
 
 def _parsed(uri: str) -> tuple[str, str, dict[str, str]]:

@@ -12,14 +12,16 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 import shutil
 import tempfile
 import threading
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
 
-from trainables.object_store import ObjectStore, is_uri, reason
+from trainables.object_store import ObjectStore, is_refusal, is_uri, reason
 
 __all__ = ["StoredTrial", "TrialStorage", "settle", "storage_of"]
 
@@ -88,7 +90,7 @@ class StoredTrial(TrialStorage):
         path = self.directory / name
         if not path.exists():
             try:
-                _patiently(lambda: self.store.download(name, path))
+                _patiently(self.store, lambda: self.store.download(name, path))
             except FileNotFoundError:
                 return None
         return path
@@ -182,15 +184,22 @@ def settle(within_s: float = SETTLE_S) -> bool:
     return UPLOADS.settle(within_s)
 
 
-def _patiently(call) -> None:
-    """Call until it does not raise; FileNotFoundError, and any OSError after `AWAY_S`, pass."""
+def _patiently(store: ObjectStore, call: Callable[[], None]) -> None:
+    """Call until it does not raise; FileNotFoundError, a refusal, and any OSError after `AWAY_S`, pass.
+
+    An engine reads before it writes, so a machine without credentials is found with its first trial.
+    """
     begun, wait_s = time.monotonic(), FIRST_WAIT_S
     while True:
         try:
             return call()
         except FileNotFoundError:
             raise
-        except OSError:
+        except OSError as error:
+            if is_refusal(error):
+                raise OSError(
+                    errno.EACCES, f"{reason(error)}, asked from {os.uname().nodename}", store.uri
+                ) from error
             if time.monotonic() - begun > AWAY_S:
                 raise
             time.sleep(wait_s)
