@@ -111,8 +111,7 @@ class Driver:
                     run.stage = "searching"
                 watch(run.snapshot())
                 worked = run.work_left()
-                if worked and not self._is_over:
-                    self._start(run)
+                if worked and not self._is_over and self._started(run):
                     self._execute(run, watch)
                 run.stage = "finishing"
                 complete = not run.work_left()
@@ -128,10 +127,10 @@ class Driver:
         """Whether an earlier phase was interrupted, or lost its engines, at its very end."""
         return self._interrupt.event.is_set() or (self.engines is not None and self.engines.ending)
 
-    def _start(self, run: Run) -> None:
-        """Ray, the broker and the engines, unless an earlier phase has started them."""
+    def _started(self, run: Run) -> bool:
+        """Start Ray, the broker and the engines unless an earlier phase did; False when interrupted."""
         if self.engines is not None:
-            return
+            return True
         options = RayOptions(self.options.address, self.plan, self.options.verbose, run.space.family_name)
         try:
             ray_address = self._stack.enter_context(connect(options))
@@ -139,6 +138,8 @@ class Driver:
             raise Incomplete(f"stopped while Ray started; continue with: {run.continued_by}") from None
         self._interrupt.install()  # again: starting Ray puts a handler in place that aborts
         logger.info("Ray runs at %s; %s", ray_address, self.plan)
+        if self._interrupt.event.is_set():
+            return False
         import ray
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -154,6 +155,7 @@ class Driver:
         self.engines = Engines(run.space, self.plan, self.address, self.broker, self.directory, most)
         self._stack.callback(self.engines.end, _nothing)
         self.engines.start()
+        return True
 
     def _execute(self, run: Run, watch: Callable[[Snapshot], None]) -> None:
         """Let Tune run the phase's trials; the engines have let go of all of them when it returns."""

@@ -184,6 +184,20 @@ def test_an_interrupt_ends_cleanly_names_the_resume_command_and_resume_goes_on(t
     assert "continues after epoch" in logs
 
 
+def test_a_signal_while_ray_starts_ends_resumably_and_before_any_engine_starts(tmp_path):
+    process = start("run", write_space(tmp_path), cwd=tmp_path)
+    said = ""
+    while "starting Ray" not in said:
+        line = process.stdout.readline()
+        assert line, said
+        said += line
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 3, output
+    assert f"continue with: loss-search resume runs/{only_run(tmp_path).name}" in output
+    run("check", only_run(tmp_path), cwd=tmp_path, expect=3)
+
+
 @pytest.mark.parametrize("fault", [signal.SIGKILL, signal.SIGSTOP])
 def test_an_engine_that_dies_or_stands_still_is_replaced_and_its_trials_go_on(
     tmp_path, monkeypatch, fault: signal.Signals
