@@ -41,7 +41,8 @@ class Measured:
 
     `first_row_s`: until the first epoch's row. `warm_s`: from then until the last trial's end. `steady_s`:
     time a trial between the end of the first wave (one trial a core) and the last end, so that neither
-    start-up nor the number of trials enters.
+    start-up nor the number of trials enters. `cpu_s`: CPU time of all its processes, which other work on the
+    machine changes little.
     """
 
     regime: str
@@ -51,6 +52,7 @@ class Measured:
     first_row_s: float
     warm_s: float
     steady_s: float
+    cpu_s: float
     best: dict[str, float]
     loss: dict[str, float]
     left_behind: list[str]
@@ -92,6 +94,7 @@ def measure(way: str, regime: str, trials: int) -> Measured:
         first_row_s=first - began,
         warm_s=ends[-1] - first,
         steady_s=(ends[-1] - ends[wave - 1]) / (trials - wave),
+        cpu_s=ended.cpu_s,
         best=seen["best"],
         loss=seen["loss"],
         left_behind=ended.left_behind,
@@ -100,7 +103,7 @@ def measure(way: str, regime: str, trials: int) -> Measured:
 
 def median_of(runs: Sequence[Measured]) -> Measured:
     """The medians of the times of repeated runs; results are those of the first."""
-    names = ("wall_s", "first_row_s", "warm_s", "steady_s")
+    names = ("wall_s", "first_row_s", "warm_s", "steady_s", "cpu_s")
     medians = {name: statistics.median(getattr(one, name) for one in runs) for name in names}
     left_behind = [command for one in runs for command in one.left_behind]
     return Measured(**{**asdict(runs[0]), **medians, "left_behind": left_behind})
@@ -146,10 +149,11 @@ def ratios(regime: str, by_way: Mapping[str, Measured]) -> list[dict[str, Any]]:
 
 def table(measured: Sequence[Measured]) -> list[str]:
     """The times as aligned lines."""
-    head = ("regime", "way", "run", "wall", "first row", "total", "after warm-up", "steady")
+    head = ("regime", "way", "run", "wall", "first row", "total", "after warm-up", "steady", "CPU")
     rows = [head]
     for one in measured:
         times = (one.wall_s, one.first_row_s, one.total_a_trial_s, one.warm_a_trial_s, one.steady_s)
+        times += (one.cpu_s / one.trials,)
         rows.append((one.regime, TITLES[one.way], str(one.trials), *(f"{seconds:.2f}" for seconds in times)))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
@@ -162,9 +166,10 @@ def table(measured: Sequence[Measured]) -> list[str]:
 
 LEGEND = f"""
 Times in seconds. run: trials that were run. wall: the whole process. first row: from its start to the first
-epoch's row. The last three are seconds a trial. total: wall over {CONFIGURATIONS} trials, those not run
+epoch's row. The last four are seconds a trial. total: wall over {CONFIGURATIONS} trials, those not run
 counted at the steady pace; after warm-up: from the first row to the last trial's end; steady: from the end
-of the first wave (one trial a core) to the last end.
+of the first wave (one trial a core) to the last end; CPU: of all processes from start to end, over the
+trials run.
 """
 
 

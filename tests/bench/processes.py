@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -22,10 +23,13 @@ PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 
 
 class Ended(NamedTuple):
-    """A command's exit status (None: killed after `PATIENCE_S`), its wall time, and what it left running."""
+    """A command's exit status (None: killed after `PATIENCE_S`), its wall time, the CPU time of all processes
+    below it, and what it left running.
+    """
 
     code: int | None
     wall_s: float
+    cpu_s: float
     left_behind: list[str]
 
 
@@ -48,7 +52,7 @@ def run(command: Sequence[str | Path], environment: Mapping[str, str], log: Path
 
     On Ctrl-C it gets SIGTERM, and `END_S` to end in order; the exception goes on.
     """
-    began = time.perf_counter()
+    began, spent = time.perf_counter(), _cpu_s()
     with log.open("w") as output:
         # In a session of its own: the terminal's Ctrl-C reaches this process alone, which ends that one in
         # order.
@@ -66,7 +70,13 @@ def run(command: Sequence[str | Path], environment: Mapping[str, str], log: Path
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(timeout=END_S)
         left_behind = _sweep()
-    return Ended(code, wall, left_behind)
+    return Ended(code, wall, _cpu_s() - spent, left_behind)
+
+
+def _cpu_s() -> float:
+    """Of every process below this one that has ended: orphans are its children too."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def _sweep() -> list[str]:
