@@ -68,6 +68,7 @@ class Engines:
         self.threads: dict[str, threading.Thread] = {}
         self.watch = nodes.Watch() if plan.cluster else None
         self._tended_at = 0.0
+        self._told: int | None = None
 
     @property
     def wanted(self) -> int:
@@ -127,11 +128,20 @@ class Engines:
         for engine, where in run.occupancy["nodes"].items():
             if changes.leaving & set(where):
                 self.broker.leave.remote(engine)
-        run.news += changes.news
+        run.news += [*changes.news, *self._shortage()]
         self._start_missing()
         if run.stage in ("starting", "waiting") and not run.occupancy["engines"]:
             short = self.watch.room.now < self.plan.workers_per_engine
             run.stage = "waiting" if short else "starting"
+
+    def _shortage(self) -> list[str]:
+        """A line when nodes have room for fewer engines than there should be, once for each number."""
+        fit = self.watch.room.now // self.plan.workers_per_engine
+        told, self._told = self._told, fit
+        if fit == told or fit >= self.wanted:
+            return []
+        waits = "the others wait for nodes, `ray status` on the head says for which"
+        return [f"room for {fit} of {self.wanted} engines; {waits}"]
 
     def end(self, between: Callable[[], None], *, wait: bool = True) -> None:
         """Close the broker and wait until the engines have saved what they hold; a second call does nothing.

@@ -25,7 +25,7 @@ from urllib.parse import urlsplit
 
 import yaml
 
-from search.errors import BadInput, RunFailed
+from search.errors import BadInput, Incomplete, RunFailed
 from search.nodes import module_of, token_file
 
 if TYPE_CHECKING:
@@ -238,10 +238,19 @@ def stop(client: JobSubmissionClient, name: str) -> bool:
 def follow(client: JobSubmissionClient, name: str, say: Callable[[str], Any]) -> int:
     """Hand each line of the job's log to `say` until it ends; the exit code of the search.
 
-    Ctrl-C ends the following, not the search.
+    Ctrl-C ends the following, not the search. Raises Incomplete when the connection is lost.
     """
-    asyncio.run(_follow(client, name, say))
-    details = client.get_job_info(name)
+    from aiohttp import ClientError
+
+    try:
+        asyncio.run(_follow(client, name, say))
+        details = client.get_job_info(name)
+    except (RuntimeError, OSError, ClientError) as error:
+        raise Incomplete(
+            f"the log cannot be followed any more ({error}). If the tunnel has closed, open it, then "
+            f"loss-search logs {name}. If the head has restarted: ray up, then loss-search submit SPACE "
+            "--resume RUN; nothing that was reported is lost"
+        ) from error
     if details.status.value == "STOPPED":
         return 3
     if details.driver_exit_code is None and details.status.value != "SUCCEEDED":

@@ -10,6 +10,7 @@ import contextlib
 import importlib.util
 import logging
 import os
+import socket
 import sysconfig
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from search.errors import BadInput, RunFailed
+from search.errors import BadInput
 
 __all__ = [
     "Changes",
@@ -36,6 +37,9 @@ logger = logging.getLogger("loss_search.cluster")
 
 BOOTSTRAP = Path("~/ray_bootstrap_config.yaml")  # where `ray up` leaves the launcher's file on the head
 HEAD = "node:__internal_head__"  # Ray's resource of the head node alone
+START = "start one (`ray up cluster.yaml`), or leave --address away to search on this machine"
+ANSWER_S = 5.0
+MOST_SHOWN = 300  # letters of what Ray says
 PROXY_SHARE = 0.0001  # of the driver's node: room for 10,000 proxies
 
 
@@ -71,7 +75,9 @@ def attached(address: str, *, verbose: bool = False, family: str = "") -> Iterat
     if os.environ.get("RAY_AUTH_TOKEN") or token_file().is_file():
         os.environ.setdefault("RAY_AUTH_MODE", "token")
     import ray
+    import ray.exceptions
 
+    _require_answer(address)
     level, module = quiet_loggers(verbose), module_of(family)
     try:
         context = ray.init(
@@ -82,23 +88,43 @@ def attached(address: str, *, verbose: bool = False, family: str = "") -> Iterat
             configure_logging=verbose,
             runtime_env={"env_vars": for_workers, **({"py_modules": [str(module)]} if module else {})},
         )
-    except ray.exceptions.AuthenticationError as error:
-        raise BadInput(
-            f"--address {address}: the cluster refuses this user's token; RAY_AUTH_TOKEN, "
-            f"RAY_AUTH_TOKEN_PATH or {token_file()} must hold the one that it was launched with"
-        ) from error
-    except (ConnectionError, TimeoutError, ValueError) as error:
-        reason = (str(error).splitlines() or ["no answer"])[0]
-        raise BadInput(
-            f"--address {address}: no Ray cluster answers there ({reason}); start one (`ray up "
-            "cluster.yaml`), run this on its head, or leave --address away to search on this machine"
-        ) from error
-    except RuntimeError as error:  # another version of Ray or Python, as Ray words it
-        raise RunFailed(f"--address {address}: {error}") from error
+    except (ray.exceptions.RayError, OSError, TimeoutError, ValueError, RuntimeError) as error:
+        raise BadInput(_refusal(address, error)) from error
     try:
         yield context.address_info["address"]
     finally:
         ray.shutdown()
+
+
+def _require_answer(address: str) -> None:
+    """Raises BadInput at once where nothing listens: Ray itself would try for minutes."""
+    if address == "auto":
+        from ray._private.services import canonicalize_bootstrap_address
+
+        found = canonicalize_bootstrap_address(address)
+        if not found:
+            raise BadInput(f"--address auto: no Ray runs here, and RAY_ADDRESS is not set; {START}")
+    else:
+        found = address
+    host, _, port = found.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), ANSWER_S).close()
+    except OSError as error:
+        reason = error.strerror or error
+        raise BadInput(f"--address {address}: nothing answers at {found} ({reason}); {START}") from error
+
+
+def _refusal(address: str, error: Exception) -> str:
+    """What Ray's error on connecting means: it has one kind for each layer that may notice first."""
+    from ray.exceptions import AuthenticationError
+
+    reason = " ".join(str(error).split()) or type(error).__name__
+    if isinstance(error, AuthenticationError) or "auth" in reason.lower():
+        return (
+            f"--address {address}: the cluster refuses this user's token; RAY_AUTH_TOKEN, "
+            f"RAY_AUTH_TOKEN_PATH or {token_file()} must hold the one that it was launched with"
+        )
+    return f"--address {address}: no cluster can be used there ({reason[:MOST_SHOWN]}); {START}"
 
 
 def _refuse_other_kinds(address: str) -> None:
