@@ -5,10 +5,12 @@ from __future__ import annotations
 import time
 
 import pytest
+from families import bits, by_name, engine_of, job, run
 from s3_server import BUCKET, S3Server
 
 from trainables import trial_storage
 from trainables.object_store import ObjectStore
+from trainables.trial_files import TrialFiles, read_last
 from trainables.trial_storage import StoredTrial, TrialStorage, settle, storage_of
 
 
@@ -46,6 +48,39 @@ def test_the_directory_in_front_goes_when_its_files_are_in_the_store(store):
     trial.close()
     settle()
     assert store.get("trials/0/model.pt") == b"model" and not trial.directory.exists()
+
+
+def test_a_trial_goes_on_to_the_bit_in_an_engine_that_shares_nothing_but_the_store(store):
+    case = by_name("tiny")
+    settings = {"family": case.family.name, "static": case.full_static, "version": "1"}
+    unbroken = run(engine_of(case, 1, {0: job(case, 0)}), 4)[0]
+    first = engine_of(case, 1, {0: job(case, 0)})
+    reports = run(first, 2)[0]
+    TrialFiles(StoredTrial(store.uri_of("trials/0")), "1").save_last(first, 0, reports[-1])
+    elsewhere = StoredTrial(store.uri_of("trials/0"))
+    second = engine_of(case, 1, {})
+    second.admit(job(case, 0), 0, read_last(elsewhere, **settings))
+    assert bits(run(second, 2)[0]) == bits(unbroken[2:])
+    elsewhere.bring("run.log")
+    files = TrialFiles(elsewhere, "1")
+    files.finish(second, 0)
+    files.storage.close()
+    settle()
+    picture = case.family.picture.name
+    assert set(store.list("trials/0")) == {
+        f"trials/0/{name}"
+        for name in (
+            "model.pt",
+            "run.log",
+            "facts/best.json",
+            "figures/vectors_best.png",
+            f"figures/{picture}_best.png",
+            f"figures/{picture}_epoch_2.png",
+        )
+    }
+    log = store.get("trials/0/run.log").decode().splitlines()
+    assert f"Saved: {store.uri}/trials/0/figures/{picture}_epoch_2.png" in log[0]
+    assert "ends after epoch 4" in log[-1] and not elsewhere.directory.exists()
 
 
 def test_a_machine_whose_credentials_are_refused_is_found_at_once(monkeypatch):
