@@ -35,5 +35,7 @@ def report(name: RunName, out: Out = RUNS) -> None:
         directory.stored.publish("report")
         say(f"{shown_path(page)}: uploaded")
         say(f"{page}: open this copy in a browser")
-    others = sorted(path.name for path in directory.report.iterdir() if path != page)
-    say(f"beside it: {', '.join(others)}")
+    names = sorted(path.name for path in directory.report.iterdir() if path != page)
+    figures = [name for name in names if name.endswith(".png")]
+    others = [name for name in names if name not in figures]
+    say(f"beside it: {len(figures)} figures as PNG, {', '.join(others)}")

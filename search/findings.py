@@ -17,6 +17,7 @@ from search.run_directory import RunDirectory
 from search.space import Space
 from search.standing import is_worked_on
 from search.summary import Rows
+from search.traps import traps
 
 __all__ = ["Found", "gather", "stored_object"]
 
@@ -28,7 +29,8 @@ class Found:
     """What is stored about a run: trials of the search and of its confirmation, and the objective's curves.
 
     `table` is trials.parquet, of both.
-    `chance` and `warnings` are those of the summary that the search wrote; None and none before that.
+    `chance` and `warnings` are those of the summary that the search wrote; before that None, and the traps
+    that can be seen without the data.
     """
 
     directory: RunDirectory
@@ -66,7 +68,7 @@ def gather(directory: RunDirectory, space: Space) -> Found:
         Curves(*columns),
         running,
         before.get("chance"),
-        before.get("warnings", ()),
+        traps(space) if before.get("warnings") is None else before["warnings"],
     )
 
 

@@ -10,7 +10,6 @@ from search.findings import Found, stored_object
 from search.page import signed, value
 from search.report_tables import edge_remarks, range_in_words, settings_table
 from search.summary import described
-from search.traps import traps
 
 __all__ = [
     "cost_of_search",
@@ -244,7 +243,7 @@ def made_with(found: Found) -> list[tuple[str, str]]:
 def remarks(found: Found, summary: Mapping[str, Any]) -> list[str]:
     """What to beware of: said before the search, and seen in what it found."""
     best, space = summary["best"], found.space
-    said = list(found.warnings) or traps(space)
+    said = list(found.warnings)
     if best is None:
         return said
     said += edge_remarks(space, best["searched"], f"trial {best['trial']}")

@@ -155,11 +155,24 @@ def test_what_was_warned_of_before_the_search_is_said_again(study, tmp_path) -> 
     assert json.loads((directory.report / "summary.json").read_text())["chance"] == 0.093
 
 
+def test_traps_are_told_before_the_search_has_said_any(tmp_path) -> None:
+    directory, space = make_study(tmp_path, 4)  # fewer than tpe's first random ones
+    assert "no learning" in text_of(page_of(directory, space))
+    assert "no learning" in text_of(page_of(directory, space)), "and again"
+    summary = json.loads((directory.report / "summary.json").read_text())
+    (directory.report / "summary.json").write_text(json.dumps(summary | {"warnings": []}))
+    assert "no learning" not in text_of(page_of(directory, space)), (
+        "a quick test is not told that it is short"
+    )
+
+
 def test_the_command_says_where_the_page_is(study, capsys, monkeypatch) -> None:
     directory, _ = study
     monkeypatch.chdir(directory.path.parent)
     assert main(["report", directory.name, "--out", "."]) == 0
-    assert f"{directory.name}/report/index.html: open it in a browser" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"{directory.name}/report/index.html: open it in a browser" in said
+    assert re.search(r"beside it: \d+ figures as PNG, recommended.yaml, summary.csv, summary.json", said)
 
 
 def test_a_run_that_is_not_there_is_bad_input(tmp_path, capsys, monkeypatch) -> None:
@@ -303,6 +316,21 @@ def test_a_grid_and_several_objectives_have_reports(tmp_path) -> None:
     assert [axis["name"] for axis in stored["axes"]] == [
         "selection_accuracy", "pixel_accuracy", "latent_dim", "reconstruction.gamma", "class_weights.method",
     ]  # fmt: skip
+
+
+def test_where_less_is_better_the_smallest_is_the_best_and_gains_are_positive(tmp_path) -> None:
+    text = text_of(page_of(*toy_run(tmp_path / "runs", objective="error")))
+    assert "Use trial 2 with error 0.1000 on validation data, 0.2 better than the best preset" in text
+    assert "lower is better" in text and "+0.200" in text
+    assert "From 0.3000 after 8 epochs to 0.1000 after 16" in text
+
+
+def test_nothing_of_the_process_environment_is_in_the_page(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("A_SECRET_KEY", "tell-nobody-4711")
+    directory, space = make_study(tmp_path, 3)
+    page_of(directory, space)
+    for path in directory.report.iterdir():
+        assert b"tell-nobody-4711" not in path.read_bytes()
 
 
 def test_a_report_of_ones_own_family_with_conditional_knobs(tmp_path) -> None:
