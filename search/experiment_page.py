@@ -107,4 +107,4 @@ def _pictures(values: Values, directory: RunDirectory) -> Iterator[Figure]:
             continue
         label = label_of(cell["at"])
         alt = f"What the model of {label} makes of examples"
-        yield Figure(f"experiment-{index}", label, path, file.read_bytes(), alt)
+        yield Figure.picture(f"experiment-{index}", label, path, file.read_bytes(), alt)

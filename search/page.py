@@ -15,6 +15,7 @@ import importlib.resources
 import json
 import math
 import os
+import struct
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -42,6 +43,8 @@ __all__ = [
 
 DIGITS = 6  # significant digits of numbers in a page's data; the Parquet files have all of them
 PLAIN_FROM, PLAIN_TO = 1e-4, 1e7  # numbers within are written without an exponent
+PNG_HEADER_BYTES = 24  # signature, length and name of the first chunk, width, height
+WIDE = 1.8  # times as wide as high: several of these beside each other would be too small
 ROWS_WITHOUT_SCRIPT = 25  # of a table, for paper and for readers that run no script
 
 
@@ -58,6 +61,13 @@ class Figure:
     png: bytes
     alt: str
     wide: bool = False
+
+    @classmethod
+    def picture(cls, name: str, title: str, sentence: str, png: bytes, alt: str) -> Figure:
+        """A picture that a family drew; one that is much wider than high is `wide`."""
+        whole = len(png) >= PNG_HEADER_BYTES
+        width, height = struct.unpack(">II", png[16:PNG_HEADER_BYTES]) if whole else (1, 1)
+        return cls(name, title, sentence, png, alt, wide=width > WIDE * height)
 
     @property
     def uri(self) -> str:

@@ -153,7 +153,7 @@ def draw_front(data: Front, marked: Mapping[int, str]) -> Figure:
     better = ["higher is better" if more else "lower is better" for more in data.maximize]
     axes.margins(0.06)
     drawing.label_x(axes, f"{data.first} ({better[0]})")
-    drawing.label_y(axes, f"{data.second} ({better[1]})")
+    axes.set_ylabel(f"{literal(data.second)}\n({better[1]})", fontsize=drawing.FONT_PT, color=BLACK)
     drawing.legend(axes)
     return figure
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-import struct
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from search.console import number
 from search.findings import Found
-from search.page import Figure
+from search.page import PNG_HEADER_BYTES, Figure
 from search.run_directory import RunDirectory
 from search.summary import collapse_of
 
@@ -19,10 +18,8 @@ Row = Mapping[str, Any]
 
 PICTURE = re.compile(r"(.+)_(best|epoch_(\d+))\.png")
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-HEADER_BYTES = 24  # signature, length and name of the first chunk, width, height
 MOST_BYTES = 2_000_000
 MOST_LOOKED_AT = 12  # trials among which one with a picture is looked for
-WIDE = 1.8  # times as wide as high: three of these beside each other would be too small
 
 
 class Picture(NamedTuple):
@@ -65,10 +62,8 @@ def _shown(role: str, row: Row, picture: bytes, objective: str, found: Found) ->
     kinds = collapse_of(found.rows.last.get(row["trial"], {}))
     told = f"trial {row['trial']}, {objective} {number(row['objective'])}"
     told += f", {', '.join(kinds)} collapse" if kinds else ""
-    width, height = struct.unpack(">II", picture[16:HEADER_BYTES])
     alt = f"What the model of trial {row['trial']} makes of examples."
-    name = f"picture_{role.lower()}"
-    return Picture(role, told, Figure(name, role, told, picture, alt, wide=width > WIDE * height))
+    return Picture(role, told, Figure.picture(f"picture_{role.lower()}", role, told, picture, alt))
 
 
 def _picture_of(directory: RunDirectory, trial: int) -> bytes | None:
@@ -83,6 +78,6 @@ def _picture_of(directory: RunDirectory, trial: int) -> bytes | None:
     for _, _, path in sorted(found, reverse=True):
         if path.stat().st_size <= MOST_BYTES:
             data = path.read_bytes()
-            if data.startswith(PNG_SIGNATURE) and len(data) > HEADER_BYTES:
+            if data.startswith(PNG_SIGNATURE) and len(data) > PNG_HEADER_BYTES:
                 return data
     return None

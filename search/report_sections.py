@@ -103,7 +103,8 @@ def _progress_section(found: Found, summary: Mapping[str, Any], analysis: Analys
             alt,
         ),
     ]
-    note = [] if data.scale is None else [data.scale.caveat]
+    drawn = data.scale is not None and data.scale.random_trials > 0
+    note = [data.scale.caveat] if drawn else []
     return Section("progress", "Best so far", "Progress", note, figures)
 
 
