@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import stat
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,15 @@ def test_both_forms_start_ray_by_the_same_commands_with_the_token_and_fixed_port
     start = next(one for one in theirs if "ray start" in one)
     assert "RAY_AUTH_MODE=token" in start and "--min-worker-port=20000" in start
     assert "0.0.0.0" not in "".join(theirs)
+
+
+def test_every_command_of_both_forms_is_one_that_a_shell_can_read(key):
+    for config in (aws(), on_premise(key)):
+        commands = [one for name, found in config.items() if name.endswith("_commands") for one in found]
+        assert len(commands) > 5
+        for command in commands:
+            read = subprocess.run(["bash", "-n", "-c", command], capture_output=True, text=True, check=False)
+            assert (read.returncode, read.stderr) == (0, ""), command
 
 
 def test_the_head_does_not_start_without_a_token(key):
