@@ -52,7 +52,7 @@ def test_each_row_is_an_adamw_with_its_own_rate_decay_and_clipping(optimiser_of,
             parameter.grad = gradient[row].clone()
             expected_norms.append(nn.utils.clip_grad_norm_([parameter], CLIP[row].item()))
             reference.step()
-        norms = optimiser.step(gradient.clone(), lr=LR, weight_decay=DECAY, clip=CLIP, alive=ALIVE)
+        norms, _ = optimiser.step(gradient.clone(), lr=LR, weight_decay=DECAY, clip=CLIP, alive=ALIVE)
         torch.testing.assert_close(norms, torch.stack(expected_norms), rtol=1e-12, atol=0)
     for row, (parameter, reference) in enumerate(zip(alone, references, strict=True)):
         state = reference.state[parameter]
@@ -92,9 +92,9 @@ def test_a_row_whose_gradient_is_not_finite_is_unchanged_to_the_bit(
     (gradient,) = _gradients(size, 1, dtype)
     broken = gradient.clone()
     broken[1, size // 2] = bad
-    norms = optimisers[0].step(broken, lr=LR, weight_decay=DECAY, clip=CLIP, alive=ALIVE)
+    norms, moved = optimisers[0].step(broken, lr=LR, weight_decay=DECAY, clip=CLIP, alive=ALIVE)
     optimisers[1].step(gradient, lr=LR, weight_decay=DECAY, clip=CLIP, alive=ALIVE)
-    assert torch.isfinite(norms).tolist() == [True, False, True]
+    assert torch.isfinite(norms).tolist() == moved.tolist() == [True, False, True]
     for tensor, before, neighbours in zip(
         _numbers(optimisers[0]), kept, _numbers(optimisers[1]), strict=True
     ):
@@ -109,8 +109,9 @@ def test_a_gradient_too_large_to_square_stops_its_row_and_not_only_its_moments(o
     gradient = torch.ones(K, 8)
     gradient[1] = 1e25
     no_clip = torch.full((K,), math.inf, dtype=torch.float64)
-    norms = optimiser.step(gradient, lr=LR, weight_decay=DECAY, clip=no_clip, alive=ALIVE)
-    assert math.isinf(norms[1]) and torch.isfinite(optimiser.second).all()
+    norms, moved = optimiser.step(gradient, lr=LR, weight_decay=DECAY, clip=no_clip, alive=ALIVE)
+    assert math.isinf(norms[1]) and moved.tolist() == [True, False, True]
+    assert torch.isfinite(optimiser.second).all()
 
 
 def test_a_row_that_is_not_alive_is_unchanged_whatever_its_gradient_and_rate(optimiser_of):

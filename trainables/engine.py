@@ -327,14 +327,13 @@ class Engine:
             self.stack.rows.grad = None
             loss.backward(alive.to(self.dtype) * self.workers.count)
             finite = self.workers.all_true(torch.isfinite(loss.detach()))
-            norms = self.optimiser.step(
+            norms, alive = self.optimiser.step(
                 self.stack.rows.grad,
                 lr=plan.rates[:, step],
                 weight_decay=decay,
                 clip=clip,
                 alive=alive & finite,
             )
-            alive = alive & finite & torch.isfinite(norms)
             examined.append(found.examined)
             sums[:, :size] += means.detach() * active
             sums[:, size] += loss.detach()

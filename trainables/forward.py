@@ -7,8 +7,8 @@ model comes first, then what the workers tell one another, then the rest under a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Mapping
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -18,8 +18,6 @@ from trainables.family import Balance, Batch, Family
 from trainables.workers import Workers
 
 __all__ = ["Forward", "Found"]
-
-Everyone = Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
 
 
 class Found(NamedTuple):
@@ -49,6 +47,7 @@ class Forward:
         self.shares, self.joins, self.balances = (
             getattr(type(family), name) is not getattr(Family, name) for name in ("share", "join", "balance")
         )
+        self.examined: tuple[str, ...] = ()  # names of what `examine` gives, of the latest pass
         self.in_one = workers.count == 1 or not (self.shares or self.joins)
 
     def train(
@@ -60,14 +59,14 @@ class Forward:
             batch_size: examples of all workers in a step.
         """
         if self.in_one:
-            return _found(self.module(batch, noise, knobs, then=self._at_once))
+            return self._found(self.module(batch, noise, knobs, then=self._at_once))
         outputs = self.module(batch, noise, knobs)
         with torch.no_grad():
             shared = vmap(self.family.share)(outputs) if self.shares else {}
             everyone = {name: self.workers.sum(t.sum(1)) / batch_size for name, t in shared.items()}
         joined = vmap(self.family.join)(outputs) if self.joins else {}
         everyone |= {name: self.workers.gather_with_gradient(t) for name, t in joined.items()}
-        return _found(vmap(self._member)(outputs, everyone, batch, knobs))
+        return self._found(vmap(self._member)(outputs, everyone, batch, knobs))
 
     @torch.no_grad()
     def evaluate(self, stack: nn.Module, batch: Batch, knobs: Mapping[str, Tensor], size: int) -> Found:
@@ -77,17 +76,17 @@ class Forward:
             size: examples of all workers in this step; what the last worker has beyond them repeats one.
         """
         if self.in_one:
-            return _found(stack(batch, {}, knobs, same_batch=True, then=self._at_once))
+            return self._found(stack(batch, {}, knobs, same_batch=True, then=self._at_once))
         outputs = stack(batch, {}, knobs, same_batch=True)
         shared = vmap(self.family.share)(outputs) if self.shares else {}
         joined = vmap(self.family.join)(outputs) if self.joins else {}
         everyone = {name: self.workers.gather(t)[:, :size].mean(1) for name, t in shared.items()}
         everyone |= {name: self.workers.gather(t)[:, :size] for name, t in joined.items()}
-        return _found(vmap(self._member, in_dims=(0, 0, None, 0))(outputs, everyone, batch, knobs))
+        return self._found(vmap(self._member, in_dims=(0, 0, None, 0))(outputs, everyone, batch, knobs))
 
     def _at_once(
         self, outputs: Mapping[str, Tensor], batch: Batch, knobs: Mapping[str, Tensor]
-    ) -> tuple[Any, ...]:
+    ) -> tuple[Tensor, ...]:
         """One member, everyone being the examples at hand."""
         with torch.no_grad():
             shared = self.family.share(outputs) if self.shares else {}
@@ -102,8 +101,8 @@ class Forward:
         everyone: Mapping[str, Tensor],
         batch: Batch,
         knobs: Mapping[str, Tensor],
-    ) -> tuple[Any, ...]:
-        """One member's `Found`, as vmap can return it."""
+    ) -> tuple[Tensor, ...]:
+        """One member's `Found`, flat: vmap returns that sooner than dicts in tuples."""
         found = self.family.losses(outputs, everyone, batch, knobs)
         terms = [found[name] for name in self.family.terms]
         values = torch.stack([term.values for term in terms])
@@ -111,13 +110,14 @@ class Forward:
         active = torch.stack([ones if t.active is None else t.active.to(ones.dtype) for t in terms])
         # Chosen by `where`: what is not active may be NaN, and 0 * NaN is NaN.
         values = torch.where(active > 0, values, torch.zeros_like(values))
-        balance = self.family.balance(outputs, knobs) if self.balances else ()  # vmap returns no None
+        balance = self.family.balance(outputs, knobs) if self.balances else ()
         with torch.no_grad():
             seen = self.family.examine(outputs, batch, knobs)
+            self.examined = tuple(seen)
             # What passes through untouched would keep the graph of every step until the epoch's end.
-            return values, active, balance, {name: tensor.detach() for name, tensor in seen.items()}
+            return values, active, *balance, *(tensor.detach() for tensor in seen.values())
 
-
-def _found(parts: tuple[Any, ...]) -> Found:
-    values, active, balance, examined = parts
-    return Found(values, active, balance or None, examined)
+    def _found(self, parts: tuple[Tensor, ...]) -> Found:
+        values, active, *rest = parts
+        learnt, seen = (Balance(*rest[:2]), rest[2:]) if self.balances else (None, rest)
+        return Found(values, active, learnt, dict(zip(self.examined, seen, strict=True)))

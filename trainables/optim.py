@@ -34,9 +34,8 @@ class RowAdamW:
     @torch.no_grad()
     def step(
         self, gradient: Tensor, *, lr: Tensor, weight_decay: Tensor, clip: Tensor, alive: Tensor
-    ) -> Tensor:
-        """Update every live row whose gradient is finite, in place; returns the gradient norms before
-        clipping.
+    ) -> tuple[Tensor, Tensor]:
+        """Update every live row whose gradient is finite, in place.
 
         Args:
             gradient: f[K, P], summed over members (each row is that member's own); overwritten.
@@ -44,7 +43,8 @@ class RowAdamW:
             alive: bool[K], False for empty slots and for members whose loss is not finite.
 
         Returns:
-            norms f[K]: not finite for a member that has diverged.
+            the gradient norms before clipping, f[K]: not finite for a member that has diverged; and bool[K],
+            the rows that were updated.
         """
         norms = torch.linalg.vector_norm(gradient, dim=1)
         moves = alive & torch.isfinite(norms)
@@ -53,7 +53,7 @@ class RowAdamW:
             self._step_row_by_row(gradient, moves, scale, lr, weight_decay)
         else:
             self._step_at_once(gradient, moves, scale, lr, weight_decay)
-        return norms
+        return norms, moves
 
     def _step_row_by_row(
         self, gradient: Tensor, moves: Tensor, scale: Tensor, lr: Tensor, weight_decay: Tensor
