@@ -28,7 +28,8 @@ def space() -> Space:
 def trial(number: int, objective: float | None, **changes: Any) -> dict[str, Any]:
     row = {
         "trial": number, "state": "COMPLETE", "stop_reason": "completed", "preset": None,
-        "objective": objective, "epochs": 10, "best_epoch": 10, "finished_at": BEGAN + timedelta(seconds=number),
+        "objective": objective, "epochs": 10, "best_epoch": 10,
+        "finished_at": BEGAN + timedelta(seconds=number),
     }  # fmt: skip
     return {**row, **changes}
 
