@@ -14,7 +14,7 @@ import logging
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -26,11 +26,12 @@ from search.storage import (
     ENGINE_FILES,
     Location,
     cache_directory,
+    pieces_in,
     unusable,
     work_directory,
 )
 from search.store_lock import StoreLock
-from trainables.object_store import reason
+from trainables.object_store import Stored, reason
 
 __all__ = ["StoredRun"]
 
@@ -164,19 +165,27 @@ class StoredRun:
         if there is None and self.path.is_dir():
             return []  # a new run
         here = self._session_path.read_text(encoding="ascii") if self._session_path.is_file() else None
-        if self.path.is_dir() and here == there:
+        stored = self.store.list()
+        if self.path.is_dir() and here == there and self._is_ahead(stored):
             logger.info("%s: goes on from the working copy on this machine, %s", self.location, self.path)
-            stored = self.store.list()
             return [name for name, one in stored.items() if self._is_equal(name, one.size)]
         if self.path.is_dir():
             aside = self.path.with_name(f"{self.path.name}.old-{secrets.token_hex(4)}")
             os.replace(self.path, aside)
-            logger.warning(
-                "%s: another machine has gone on since; the copy that was here is %s", self.path, aside
-            )
+            logger.warning("%s: the store knows more; the copy that was here is %s", self.location, aside)
+        self._session_path.unlink(missing_ok=True)  # half a copy must not pass for one that is ahead
         require_run(self.location, self.store)
         # Of what engines have left the report wants the pictures of best epochs.
         return self._copy.refresh(lambda name: not ENGINE_FILES.fullmatch(name) or name.endswith("_best.png"))
+
+    def _is_ahead(self, stored: Mapping[str, Stored]) -> bool:
+        """Whether no log is longer in the store: a loss of power can cost this disk what was uploaded."""
+        for log, pieces in pieces_in(stored).items():
+            start = int(pieces[-1].rpartition("/")[2])
+            path = self.path / log
+            if not path.is_file() or path.stat().st_size < start + stored[pieces[-1]].size:
+                return False
+        return True
 
     def _is_equal(self, name: str, size: int) -> bool:
         """Whether an object is sure to be what lies here: of those that are never changed, only replaced.

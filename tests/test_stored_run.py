@@ -214,7 +214,31 @@ def test_a_copy_that_another_machine_has_overtaken_is_kept_aside_and_not_used(ou
     with RunDirectory.held(str(out / directory.name), Path("runs")) as again:
         assert "an old copy" not in again.journal.read_text()
     (aside,) = directory.path.parent.glob("*.old-*")
-    assert (aside / "study.journal").read_text() == "an old copy" and "another machine" in caplog.text
+    assert (aside / "study.journal").read_text() == "an old copy" and "the store knows more" in caplog.text
+
+
+def test_a_copy_that_lost_its_end_with_the_power_is_made_again_from_the_store(out, tmp_path):
+    space = toy_space(tmp_path)
+    directory = Run.create(space, out)
+    with pytest.raises(RuntimeError, match="power cut"), searching(directory, space) as run:
+        play(run, 3)
+        directory.stored.mirror.sync()
+        events = directory.events.read_bytes()
+        _power_cut(directory)
+        raise AssertionError("not cut")
+    _keep_working_copy(directory, out, events)
+    _let_lock_of_a_dead_machine_age(tmp_path / "store", directory.name)
+    with RunDirectory.held(str(out / directory.name), Path("runs")) as again:
+        assert again.events.read_bytes() == events
+
+
+def _keep_working_copy(directory: RunDirectory, out: Location, events: bytes) -> None:
+    """What a disk has after the power came back: the end of the log was not on it yet."""
+    copy = Copy(out.store.below(directory.name), directory.path)
+    copy.refresh()
+    directory.events.write_bytes(events[: len(events) // 2])
+    session = out.store.get(f"{directory.name}/session").decode()
+    directory.path.with_name(f"{directory.name}.session").write_text(session)
 
 
 # ---------------------------------------------------------------------- two drivers
