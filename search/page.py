@@ -85,17 +85,33 @@ class TableColumn(NamedTuple):
 
 @dataclass(frozen=True)
 class DataTable:
-    """A table that `table.js` sorts and filters. `rows` hold text, numbers and None, a cell a column."""
+    """A table that `table.js` sorts and filters. `rows` hold text, numbers and None, a cell a column.
+
+    `sorted_by`: the numeric column by which it is sorted at first, and whether from the largest down.
+    """
 
     id: str
     caption: str
     columns: Sequence[TableColumn]
     rows: Sequence[Sequence[Any]]
     placeholder: str = ""
+    sorted_by: tuple[str, bool] | None = None
 
     @property
     def first_rows(self) -> Sequence[Sequence[Any]]:
-        return self.rows[:ROWS_WITHOUT_SCRIPT]
+        if self.sorted_by is None:
+            return self.rows[:ROWS_WITHOUT_SCRIPT]
+        at, sign = self._sorted_at, -1 if self.sorted_by[1] else 1
+
+        def place(row: Sequence[Any]) -> tuple[bool, float]:
+            lacks = row[at] is None or math.isnan(row[at])
+            return lacks, 0.0 if lacks else sign * row[at]
+
+        return sorted(self.rows, key=place)[:ROWS_WITHOUT_SCRIPT]
+
+    @property
+    def _sorted_at(self) -> int:
+        return [column.name for column in self.columns].index(self.sorted_by[0])
 
     @cached_property
     def decimals(self) -> Sequence[int | None]:
@@ -110,7 +126,8 @@ class DataTable:
         """What `table.js` reads."""
         pairs = zip(self.columns, self.decimals, strict=True)
         columns = [{**column._asdict(), "decimals": decimals} for column, decimals in pairs]
-        return {"columns": columns, "rows": self.rows}
+        first = self.sorted_by and {"index": self._sorted_at, "down": self.sorted_by[1]}
+        return {"columns": columns, "rows": self.rows, "first": first}
 
 
 def render(template: str, *, title: str, scripts: Sequence[str] = (), **context: Any) -> str:

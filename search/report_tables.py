@@ -74,7 +74,7 @@ def full_table(rows: Rows, space: Space) -> DataTable:
         if column.name not in ("preset", "collapse", "error", *metrics)
         or any(line[at] is not None for line in lines)
     ]
-    caption = f"All {len(lines):,} trials. Metrics are on validation data at each trial's best epoch."
+    caption = f"All {len(lines):,} trials, the best first; metrics are of validation data, at its best epoch."
     example = next((p.name for _, p in searched if p.kind != "choice"), space.objectives[0])
     return DataTable(
         "trials",
@@ -82,6 +82,7 @@ def full_table(rows: Rows, space: Space) -> DataTable:
         [columns[at] for at in filled],
         [[line[at] for at in filled] for line in lines],
         f"words, or as in: state=complete {example}<0.1",
+        (space.objectives[0], space.directions[0] == "maximize") if lines else None,
     )
 
 

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -156,6 +157,21 @@ def test_a_click_on_a_head_sorts_and_a_second_click_turns_it_round(template, dri
     driver.find_elements(By.CSS_SELECTOR, "#trials th button")[2].click()
     assert cells(driver, 2) == ["COMPLETE", "COMPLETE", "FAIL", "PRUNED"]
     assert complaints(driver) == [] and requests(driver) == []
+
+
+@needs_chromium
+@pytest.mark.slow
+@pytest.mark.parametrize("down", [True, False])
+def test_a_table_begins_in_its_order_with_and_without_a_script(template, driver, tmp_path, down) -> None:
+    shown = replace(table(ROWS), sorted_by=("knob.kl.weight", down))
+    (tmp_path / "page.html").write_text(bare(shown))
+    show(driver, tmp_path / "page.html")
+    expected = ["0", "10", "2", "1"] if down else ["2", "10", "0", "1"]
+    assert cells(driver, 0) == expected == [str(row[0]) for row in shown.first_rows]
+    order = driver.execute_script(
+        "return document.querySelectorAll('#trials th')[1].getAttribute('aria-sort')"
+    )
+    assert order == ("descending" if down else "ascending")
 
 
 @needs_chromium

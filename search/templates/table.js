@@ -81,11 +81,16 @@
         this.brushed = event.detail.rows;
         this.draw();
       });
-      this.draw();
+      if (this.first) this.sort(this.first.index, this.first.down);
+      else this.draw();
     }
 
-    sort(index) {
-      const down = this.sorted && this.sorted.index === index ? !this.sorted.down : this.columns[index].numeric;
+    // A second click on a head turns the order round; numbers begin with the largest.
+    turned(index) {
+      return this.sorted && this.sorted.index === index ? !this.sorted.down : this.columns[index].numeric;
+    }
+
+    sort(index, down = this.turned(index)) {
       this.sorted = {index, down};
       const value = (row) => this.rows[row][index];
       // What has no value stays at the end, whichever way.
