@@ -183,6 +183,8 @@ def cost_of_search(found: Found) -> dict[str, Any]:
         "clock_s": (max(ends) - min(starts)).total_seconds() if starts and ends else None,
         "engines": len({row["engine"] for row in trials if row["engine"]}),
         "retries": sum(row["retries"] or 0 for row in trials),
+        "confirm_trials": len(found.confirm),
+        "confirm_epochs": sum(row["epochs"] or 0 for row in found.confirm),
     }
 
 
@@ -199,6 +201,9 @@ def cost_tiles(cost: Mapping[str, Any], summary: Mapping[str, Any]) -> list[tupl
         engines = f"{cost['engines']} engine{'s' * (cost['engines'] != 1)}"
         tiles.append(("by the clock", _time(cost["clock_s"]), f"first start to last end, {engines}"))
     tiles.append(("training", _time(cost["training_s"]), "epochs of all trials, one after the other"))
+    if cost["confirm_trials"]:
+        trials = f"{cost['confirm_trials']:,} trial{'s' * (cost['confirm_trials'] != 1)} of fresh seeds"
+        tiles.append(("confirmation", f"{cost['confirm_epochs']:,} epochs", trials))
     if cost["retries"]:
         tiles.append(("retries", str(cost["retries"]), "starts after a fault"))
     return tiles

@@ -225,6 +225,7 @@ def test_a_confirmed_run_says_how_sure_it_is_by_fresh_seeds_on_the_test_split(tm
     assert "Not confirmed" not in text and "optimism of the search" in text
     assert "Confirmed with fresh seeds, on the test split that the search never saw" in text
     assert "loss-search confirm" not in text, "there is nothing left to confirm"
+    assert "confirmation 40 epochs 10 trials of fresh seeds" in text
     assert load_configuration(directory.report / "recommended.yaml", space.family_name).source == "trial 2"
 
 
