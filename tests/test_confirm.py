@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from toy_run import message, play_confirmation, toy_run
 
+from search import commands_run
 from search.cli import main
 from search.configuration import load_configuration
 from search.confirm import LATER, Candidate, Settings, chosen, fresh_seeds, missing, settings_of
@@ -338,6 +339,27 @@ def test_confirm_of_a_confirmed_run_shows_the_result_and_trains_nothing(here: Pa
     assert len(rows_of(directory.path)) == before
     assert main(["check", directory.name]) == 0
     assert "confirmed by 12 trials" in capsys.readouterr().out
+
+
+def test_resume_finishes_the_confirmation_that_a_space_asks_for_and_names_another(
+    here: Path, capsys, monkeypatch
+):
+    monkeypatch.setattr(commands_run, "options_of", lambda *_: None)
+    continued = []
+    monkeypatch.setattr(commands_run, "_search", lambda *given: continued.append(given[1].name))
+    asked, _ = toy_run(here / "asked" / "runs", confirm={"top": 2, "seeds": 2})
+    other, space = toy_run(here / "other" / "runs")
+    with Run(other, space, Settings(top=2, seeds=2)) as run:
+        play_confirmation(run, lambda *_: 0.8, trials=1)
+        run.close()
+    assert main(["resume", str(asked.path)]) == 0 and continued == [asked.name]
+    assert main(["resume", str(other.path)]) == 0 and continued == [asked.name]
+    assert f"continue with: loss-search confirm other/runs/{other.name}" in capsys.readouterr().out
+    assert main(["check", str(other.path)]) == 3
+    with Run(asked, Run.stored_space(asked), Settings(top=2, seeds=2)) as run:
+        play_confirmation(run, lambda *_: 0.8)
+        run.close()
+    assert main(["resume", str(asked.path)]) == 0 and continued == [asked.name]
 
 
 @pytest.mark.parametrize(
