@@ -55,7 +55,8 @@ def confirm(
     budget again, each with the same fresh seeds, and are measured on the test split, which the search never
     used. Nothing but divergence ends a trial early. The verdict decides report/recommended.yaml.
 
-    Ctrl-C stops it, and the same command continues. With larger --seeds or --top what is missing is added.
+    Ctrl-C stops it, and the same command continues. With larger --seeds or --top what is missing is added;
+    with --max-seeds seeds are added until the verdict is clear, which is paid for with wider intervals.
 
     \b
     Examples:

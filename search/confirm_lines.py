@@ -72,5 +72,5 @@ def print_recommendation(conclusion: Plain, directory: RunDirectory, family: str
         say(f"  loss-search confirm {run}")
     say(f"  loss-search tensorboard {run}")
     if conclusion["verdict"] == "unclear":
-        more = 2 * max(len(conclusion["seeds"]), 1)
-        say(f"  loss-search confirm {run} --seeds {more}   more seeds show smaller differences")
+        more = 2 * len(conclusion["seeds"])
+        say(f"  loss-search confirm {run} --max-seeds {more}   adds seeds until the verdict is clear")
