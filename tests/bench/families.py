@@ -4,8 +4,8 @@
     python tests/bench/families.py --families beta_vae --slots 1 4 --rounds 9
 
 The plain loop is what one would write by hand: the family's model and losses, one `torch.optim.AdamW`,
-gradient clipping, the validation split once an epoch; no stack, no vmap. It is timed twice: with the metrics
-of the training split, which the engine computes too, and without them.
+gradient clipping, the validation split once an epoch; no stack, no vmap. It is timed twice: with all that the
+engine computes too (metrics of the training split, weights that a model could learn), and without.
 
 All ways take turns of one epoch in one process, and a ratio is that of two turns of one round, of which the
 median and the quartiles are printed: what else the machine does meets both. On a CPU the time is that of the
@@ -58,8 +58,8 @@ def measure(
     an order that moves on by one; one of K slots, which takes K times as long, in every K-th round.
     """
     ways: dict[str, Callable[[], Any]] = {
-        PLAIN: plain_loop(family, data, static, device, train_metrics=False),
-        SAME: plain_loop(family, data, static, device, train_metrics=True),
+        PLAIN: plain_loop(family, data, static, device, same_work=False),
+        SAME: plain_loop(family, data, static, device, same_work=True),
         **{f"K={k}": _stacked(family, data, static, k, device) for k in slots},
     }
     members = {way: int(way.removeprefix("K=")) if way.startswith("K=") else 1 for way in ways}
@@ -93,7 +93,7 @@ def _timed(epoch: Callable[[], Any], device: torch.device) -> tuple[float, float
 
 
 def plain_loop(
-    family: Family, data: Data, static: dict[str, Any], device: torch.device, *, train_metrics: bool
+    family: Family, data: Data, static: dict[str, Any], device: torch.device, *, same_work: bool
 ) -> Callable[[], None]:
     """A function that trains one model for an epoch and measures it, as one would write it by hand."""
     knobs = default_knobs(family)
@@ -111,11 +111,14 @@ def plain_loop(
         outputs = model(batch, noise, prepared)
         everyone = {name: t.detach().mean(0) for name, t in family.share(outputs).items()}
         terms = family.losses(outputs, {**everyone, **family.join(outputs)}, batch, prepared)
-        loss = torch.zeros((), device=device)
-        for name, term in terms.items():
+        learnt = family.balance(outputs, prepared) if same_work else None
+        loss = torch.zeros((), device=device) if learnt is None else learnt.penalty
+        for number, name in enumerate(family.terms):
+            term = terms[name]
             active = torch.ones_like(term.values) if term.active is None else term.active
             values = torch.where(active > 0, term.values, torch.zeros_like(term.values))
-            loss = loss + weights[name] * values.sum() / active.sum().clamp(min=1)
+            mean = values.sum() / active.sum().clamp(min=1)
+            loss = loss + weights[name] * (mean if learnt is None else learnt.factors[number] * mean)
         return loss, outputs
 
     def epoch() -> None:
@@ -135,10 +138,10 @@ def plain_loop(
             loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), knobs.get("optim.clip", float("inf")))
             optimiser.step()
-            if train_metrics:
+            if same_work:
                 with torch.no_grad():
                     seen.append(family.examine(outputs, batch, prepared))
-        if train_metrics:
+        if same_work:
             family.measure(_joined(seen), data.facts)
         validate()
 
