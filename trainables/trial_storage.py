@@ -117,8 +117,9 @@ class _Uploads:
         with self.changed:
             if self.error is not None and time.monotonic() - self.away_since > AWAY_S:
                 raise OSError(errno.EIO, f"not reachable for {AWAY_S:.0f} s ({self.error})", store.uri)
-            self.waiting.pop((store.root, name), None)
-            self.waiting[store.root, name] = store, path
+            key = (store.root, name) if name else (str(path), "")
+            self.waiting.pop(key, None)
+            self.waiting[key] = store, path
             if self.thread is None:
                 self.thread = threading.Thread(target=self._work, name="uploads", daemon=True)
                 self.thread.start()
