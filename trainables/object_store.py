@@ -14,6 +14,7 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
@@ -30,6 +31,7 @@ SECRETS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 CONNECT_S, REQUEST_S, ATTEMPTS = 5.0, 10.0, 2  # of one request; whoever must not give up tries again
 CHUNK_BYTES = 8 << 20
 REFUSALS = ("ACCESS_DENIED", "NO_SUCH_BUCKET", "INVALID_ACCESS_KEY_ID", "SIGNATURE_DOES_NOT_MATCH")
+REGIONS: dict[str, str] = {}  # of buckets, asked once a process
 REQUEST_ID = re.compile(r"\s*\(Request ID: [^)]*\)")
 AWS_REASON = re.compile(r"AWS Error (\w+) during (\w+) operation: (.*)", re.DOTALL)
 
@@ -61,7 +63,12 @@ class ObjectStore:
     def __init__(self, uri: str) -> None:
         scheme, self.root, query = _parsed(uri)
         self.scheme, self._query = scheme, query
-        self._filesystem = _filesystem(scheme, query)
+        if scheme == "s3":
+            _endpoint()  # refused here when it cannot be used
+
+    @cached_property
+    def _filesystem(self) -> Any:
+        return _filesystem(self.scheme, self.bucket, self._query)
 
     @property
     def uri(self) -> str:
@@ -175,7 +182,7 @@ def reason(error: OSError) -> str:
     text = " ".join(text.split()).rstrip(". ")
     for variable in SECRETS:
         value = os.environ.get(variable)
-        if value:
+        if value and len(value) >= 8:  # shorter ones are words of the message, and no secrets
             text = text.replace(value, "***")
     return text
 
@@ -222,7 +229,7 @@ def _parsed(uri: str) -> tuple[str, str, dict[str, str]]:
     return scheme, root, query
 
 
-def _filesystem(scheme: str, query: Mapping[str, str]) -> Any:
+def _filesystem(scheme: str, bucket: str, query: Mapping[str, str]) -> Any:
     from pyarrow import fs
 
     if scheme == "file":
@@ -233,6 +240,9 @@ def _filesystem(scheme: str, query: Mapping[str, str]) -> Any:
     endpoint = _endpoint()
     if endpoint is not None and "endpoint_override" not in settings:
         settings["scheme"], settings["endpoint_override"] = endpoint
+    if "endpoint_override" not in settings and "region" not in settings:
+        region = _region(bucket)
+        settings |= {} if region is None else {"region": region}
     return fs.S3FileSystem(
         **settings,
         allow_delayed_open=True,  # one request for a small object instead of three
@@ -240,6 +250,18 @@ def _filesystem(scheme: str, query: Mapping[str, str]) -> Any:
         request_timeout=REQUEST_S,
         retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=ATTEMPTS),
     )
+
+
+def _region(bucket: str) -> str | None:
+    """Where Amazon keeps a bucket; None where that cannot be told: the region of the environment counts then."""
+    from pyarrow import fs
+
+    if bucket not in REGIONS:
+        try:
+            REGIONS[bucket] = fs.resolve_s3_region(bucket)
+        except OSError:  # the first request says what is wrong
+            return None
+    return REGIONS[bucket]
 
 
 def _endpoint() -> tuple[str, str] | None:
