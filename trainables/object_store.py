@@ -253,7 +253,7 @@ def _filesystem(scheme: str, bucket: str, query: Mapping[str, str]) -> Any:
 
 
 def _region(bucket: str) -> str | None:
-    """Where Amazon keeps a bucket; None where that cannot be told: the region of the environment counts then."""
+    """Where Amazon keeps a bucket; None where that cannot be told: then the environment names the region."""
     from pyarrow import fs
 
     if bucket not in REGIONS:
