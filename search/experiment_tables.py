@@ -29,6 +29,7 @@ __all__ = [
 ]
 
 Values = Mapping[str, Any]
+STATES = {"FAIL": "failed", "RUNNING": "in progress", "WAITING": "queued"}
 SEPARATE = 6  # pictures that are listed one by one
 
 
@@ -150,16 +151,19 @@ def checks_of(values: Values) -> tuple[list[str], list[list[str]]]:
     for cell in values["cells"]:
         place = [place_of(value) for value in cell["at"].values()]
         told = [
-            "" if check is None else f"{answers[check['holds']]} ({spread_in_words(check)})"
+            "" if check is None else answers[check["holds"]] + (f" ({seen})" if check["n"] else "")
             for check in cell["checks"]
+            for seen in [spread_in_words(check)]
         ]
         rows.append([*place, *told])
     return heads, rows
 
 
 def _remarks(cell: Values) -> Iterable[str]:
-    if not cell["trials"]:
+    if not cell["trials"] and not cell["without"]:
         yield "no trial yet"
+    for state, count in cell["without"].items():
+        yield f"{count} {STATES.get(state, state.lower())}"
     if cell["phase"] == "confirm":
         yield "confirmed"
     for cut in cell["cut"]:

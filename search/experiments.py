@@ -139,7 +139,7 @@ def experiment_values(space: Space, trials: Sequence[Row], epochs: Iterable[Row]
     experiment = space.experiment
     if experiment is None:
         return None
-    cells = _cells(space, experiment, trials, epochs)
+    cells, without = _cells(space, experiment, trials, epochs)
     axes = [
         {"name": name, "values": list(dict.fromkeys(key[index] for key in cells))}
         for index, name in enumerate(experiment.compare)
@@ -153,7 +153,10 @@ def experiment_values(space: Space, trials: Sequence[Row], epochs: Iterable[Row]
         "axes": axes,
         "metrics": shown,
         "checks": [_claim(claim) for claim in experiment.checks],
-        "cells": [_cell(key, runs, experiment, space.budget.epochs) for key, runs in cells.items()],
+        "cells": [
+            _cell(key, runs, without.get(key, ()), experiment, space.budget.epochs)
+            for key, runs in cells.items()
+        ],
         "matrices": _matrices(cells, axes, shown) if len(axes) == 2 else [],
         "effects": _effects(cells, axes, shown) if len(axes) > 2 else [],
         "expect": [_expectation(claim, cells, experiment) for claim in experiment.expect],
@@ -164,13 +167,17 @@ def experiment_values(space: Space, trials: Sequence[Row], epochs: Iterable[Row]
 # ---------------------------------------------------------------------- cells
 
 
-def _cells(space: Space, experiment: Experiment, trials: Sequence[Row], epochs: Iterable[Row]) -> Cells:
-    """Every cell with its runs, in the space's order; a cell that was not tried has none."""
+def _cells(
+    space: Space, experiment: Experiment, trials: Sequence[Row], epochs: Iterable[Row]
+) -> tuple[Cells, Mapping[Key, Sequence[str]]]:
+    """Every cell with its runs, in the space's order, none where it was not tried; and by cell the states of
+    trials that have no figures."""
     curves: dict[tuple[str, int], list[Row]] = {}
     for row in epochs:
         curves.setdefault((row.get("phase") or "search", row["trial"]), []).append(row)
     searched = {row["trial"]: row for row in trials if (row.get("phase") or "search") == "search"}
     found: dict[Key, dict[str, list[_Run]]] = {key: {} for key in _expected(space, experiment)}
+    without: dict[Key, list[str]] = {}
     for row in trials:
         phase = row.get("phase") or "search"
         source = row if phase == "search" else searched.get(row.get("source"), row)
@@ -180,8 +187,10 @@ def _cells(space: Space, experiment: Experiment, trials: Sequence[Row], epochs: 
         runs = found.setdefault(key, {})
         if row["state"] in MEASURED and row.get("epochs"):
             runs.setdefault(phase, []).append(_Run(row, curves.get((phase, row["trial"]), ())))
+        else:
+            without.setdefault(key, []).append(row["state"])
     # A confirm trial was chosen by nobody for its luck, and has seeds of its own.
-    return {key: runs.get("confirm") or runs.get("search") or [] for key, runs in found.items()}
+    return {key: runs.get("confirm") or runs.get("search") or [] for key, runs in found.items()}, without
 
 
 def _expected(space: Space, experiment: Experiment) -> Iterable[Key]:
@@ -209,7 +218,9 @@ def _coordinate(axis: str, row: Row, space: Space) -> Any:
     return row.get(f"static.{axis}" if axis in space.static else f"knob.{axis}")
 
 
-def _cell(key: Key, runs: Sequence[_Run], experiment: Experiment, budget: int) -> dict[str, Any]:
+def _cell(
+    key: Key, runs: Sequence[_Run], without: Sequence[str], experiment: Experiment, budget: int
+) -> dict[str, Any]:
     cut = [run for run in runs if run.row["epochs"] < budget]
     last = [run.curve[-1] for run in runs if run.curve]
     kinds = [
@@ -226,6 +237,7 @@ def _cell(key: Key, runs: Sequence[_Run], experiment: Experiment, budget: int) -
         "figures": {name: _spread(runs, "value", name) for name in experiment.metrics},
         "checks": [_check(claim, key, runs, experiment) for claim in experiment.checks],
         "cut": [{"trial": run.row["trial"], "epochs": run.row["epochs"], "of": budget} for run in cut],
+        "without": {state: without.count(state) for state in dict.fromkeys(without)},
         "collapsed": {kind: kinds.count(kind) for kind in dict.fromkeys(kinds)},
     }
 

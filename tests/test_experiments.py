@@ -138,7 +138,7 @@ def test_trials_that_run_or_failed_have_no_figures_and_shorter_ones_are_told(tmp
     epochs = [{"phase": "search", "trial": 0, "epoch": 2, "collapsed.code": True}]
     habit, bold = experiment_values(space, trials, epochs)["cells"]
     assert habit["cut"] == [{"trial": 0, "epochs": 2, "of": 4}] and habit["collapsed"] == {"code": 1}
-    assert bold["trials"] == []
+    assert bold["trials"] == [] and bold["without"] == {"RUNNING": 1}
 
 
 # ---------------------------------------------------------------------- grids
@@ -437,6 +437,15 @@ def test_show_prints_the_tables_of_a_run_and_json_can_hold_them(
     values = experiment_of(directory, space)
     assert values["cells"][0]["collapsed"] == {"code": 1}
     assert "collapsed (code)" in printed
+
+
+def test_a_cell_whose_trial_failed_says_so(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    space = space_with(tmp_path, BY_PRESET)
+    trials = [row(0, 0.7, preset="habit"), row(1, 0.4, preset="bold [red]", state="FAIL", epochs=0)]
+    print_experiment(experiment_values(space, trials, []), directory=None)
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("bold [red]")]
+    assert lines[0].split()[2:] == ["-", "-", "0", "1", "failed"]
+    assert lines[1].split()[2:] == ["no", "data", "no", "data"]
 
 
 def lines_of(lines: list[list[str]], word: str) -> list[str]:
