@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from search.console import number, print_table, say, short
-from search.experiments import Experiment
+from search.experiment_cells import Experiment
 from search.preflight import Checked, confirm_epochs, cost_of, num_trials
 from search.space import Parameter, Space
 from search.stopping import Group, Rule

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from search.experiments import FIGURES, PRESET, Claim, Experiment
+from search.experiment_cells import FIGURES, PRESET, Claim, Experiment
 from search.parameters import Parameter, Preset
 from search.value_lines import check_keys, listed, read_number, read_value, read_word, read_words
 from search.yaml_lines import Complaints, Items, Leaf, Node, Table, sayable

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from search.console import number
+from search.expectations import HELD, NOT_HELD
 from search.experiment_tables import (
     bounds_in_words,
     checks_of,
@@ -23,7 +24,6 @@ from search.experiment_tables import (
     table_of,
     verdict_in_words,
 )
-from search.experiments import HELD, NOT_HELD
 from search.page import Figure
 from search.run_directory import RunDirectory
 

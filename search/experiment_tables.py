@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from search.console import number, print_table, say, short, shown_path
-from search.experiments import FIGURES, NOT_ENOUGH
+from search.expectations import NOT_ENOUGH
+from search.experiment_cells import FIGURES
 from search.run_directory import RunDirectory
 from search.space import Space
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from search import parameters
 from search.errors import BadSpace, nearest
-from search.experiments import Experiment
+from search.experiment_cells import Experiment
 from search.parameters import Budget, Parameter, Preset
 from search.stopping import StopRules
 from search.traps import traps

@@ -17,9 +17,11 @@ from search import page
 from search.cli import main
 from search.confirm import Settings
 from search.errors import BadSpace
+from search.expectations import HELD, NOT_ENOUGH, NOT_HELD
+from search.experiment_cells import fluctuation, rise
 from search.experiment_page import experiment_section
 from search.experiment_tables import experiment_of, print_experiment
-from search.experiments import HELD, NOT_ENOUGH, NOT_HELD, experiment_values, fluctuation, rise
+from search.experiments import experiment_values
 from search.run import Run
 from search.space import Space, load_space, shipped_spaces
 from search.statistics import interval
