@@ -17,7 +17,7 @@ from pathlib import Path
 from search import nodes
 from search.errors import BadInput, RunFailed
 
-__all__ = ["EnginePlan", "RayOptions", "connect", "plan_engines", "quiet_loggers"]
+__all__ = ["EnginePlan", "RayOptions", "connect", "plan_engines", "quiet_loggers", "silence_s"]
 
 WORKER_CPUS = 0.9  # of a core, so that proxies fit beside a worker on every core
 CPU_SLOTS = 1  # stacks of these models gain nothing on a CPU core (tests/bench/LOG.md)
@@ -136,6 +136,11 @@ def _refuse_what_never_fits(engines: int | None, workers_per_engine: int, room: 
             f"--engines {engines} with --workers-per-engine {workers_per_engine}: needs "
             f"{engines * workers_per_engine} {unit}s, there are {units}; use at most --engines {most}"
         )
+
+
+def silence_s() -> float:
+    """How long a process of the search may be silent before it counts as dead; within `connect`."""
+    return float(os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"])
 
 
 def _room(address: str | None) -> nodes.Room:

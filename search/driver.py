@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from search import nodes
-from search.cluster import RayOptions, connect, plan_engines
+from search.cluster import RayOptions, connect, plan_engines, silence_s
 from search.engines import Engines
 from search.errors import Incomplete
 from search.progress import Snapshot
@@ -216,7 +216,11 @@ def _look_at(run: Run, broker: Any) -> None:
     try:
         run.occupancy = ray.get(broker.occupancy.remote(), timeout=LOOK_S)
     except ray.exceptions.GetTimeoutError:
-        return  # a busy machine: the next look will tell
+        # A busy machine, most of the time. One that stays silent is ended, and the next look finds it dead.
+        run.heard_at = run.heard_at or time.monotonic()
+        if time.monotonic() - run.heard_at > silence_s():
+            ray.kill(broker)
+        return
     except ray.exceptions.RayActorError:
         run.give_up(
             Incomplete(
@@ -225,6 +229,7 @@ def _look_at(run: Run, broker: Any) -> None:
             )
         )
         return
+    run.heard_at = time.monotonic()
     if run.occupancy["fault"] is not None:
         run.give_up(Incomplete(f"{run.occupancy['fault']}; then continue with: {run.continued_by}"))
     if run.stage in ("starting", "waiting") and run.occupancy["engines"]:

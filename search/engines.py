@@ -37,6 +37,7 @@ TEND_S = 2.0
 WITNESS = ".shared"  # a file of the run directory that every node with an engine has to see
 CHECKPOINT_EVERY_S = 10.0
 GROUP_TIMEOUT_S = 120  # a collective that takes longer ends the engine
+CLOSE_S = 20.0
 SHUTDOWN_S = 60.0
 KILLS, KILL_AGAIN_S = 20, 1.0  # of controllers, for one may be started while another is ended
 
@@ -154,9 +155,12 @@ class Engines:
             return
         self.ending = True
         try:
-            ray.get(self.broker.close.remote())
+            ray.get(self.broker.close.remote(), timeout=CLOSE_S)
         except ray.exceptions.RayActorError:
             logger.error("the broker is gone; the engines end when they notice it")
+        except ray.exceptions.GetTimeoutError:
+            logger.error("the broker does not answer; it is ended, and the engines when they notice it")
+            ray.kill(self.broker)
         if wait and not self._ended_within(SHUTDOWN_S, between):
             logger.error("engines did not end within %.0f s", SHUTDOWN_S)
         # A thread still in `fit` when Ray shuts down would end this process: its controller goes first.

@@ -74,6 +74,7 @@ class Run:
             "nodes": {},
             "fault": None,
         }
+        self.heard_at: float | None = None  # when the broker last answered
         metadata = {
             "space": json.dumps(space.resolved()),
             "versions": json.dumps(json.loads(directory.environment.read_text())["versions"]),
