@@ -14,6 +14,7 @@ from search.configuration import load_configuration
 from search.errors import BadSpace
 from search.run import Run
 from search.summary import Rows, collapse_of, read_rows, reason_in_words, summarise, write
+from search.summary_files import page_of, write_summary
 from search.summary_lines import next_steps, print_summary
 
 
@@ -239,3 +240,12 @@ def test_a_path_with_a_space_in_it_can_be_pasted_into_a_shell(here: Path, capsys
     directory, space = toy_run(here / "my runs", trials=1)
     next_steps(summary_of(directory, space), space, directory)
     assert f"'my runs/{directory.name}'" in capsys.readouterr().out
+
+
+def test_the_page_of_a_finished_search_is_written_and_named(here: Path, capsys) -> None:
+    directory, space = toy_run(here / "runs")
+    write_summary(directory, space)
+    assert "report/index.html" not in said_at_the_end(directory, space, capsys)
+    page_of(directory, space)
+    assert "The search is finished: 6 of 6" in (directory.report / "index.html").read_text()
+    assert "  report/index.html  " in said_at_the_end(directory, space, capsys)
