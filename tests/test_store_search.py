@@ -59,7 +59,7 @@ def run(*arguments: object, cwd: Path, expect: int = 0) -> str:
 
 def working_copy(tmp_path: Path, rows: int) -> Path:
     """The driver's copy on this machine, once it has so many rows."""
-    for _ in ticks():
+    for _ in ticks(180.0):
         found = list((tmp_path / "state").glob("loss-search/*/*/events.jsonl"))
         if found and len(events_of(found[0].parent, "reported")) >= rows:
             return found[0].parent
