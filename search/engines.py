@@ -14,7 +14,7 @@ import signal
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,6 +70,7 @@ class Engines:
         self.watch = nodes.Watch() if plan.cluster else None
         self._tended_at = 0.0
         self._told: int | None = None
+        self.attached: set[str] = set()  # at the last look
 
     @property
     def wanted(self) -> int:
@@ -123,6 +124,7 @@ class Engines:
         if self.watch is None or self.ending or time.monotonic() - self._tended_at < TEND_S:
             return
         self._tended_at = time.monotonic()
+        self.attached = set(run.occupancy["engines"])
         changes = self.watch.look()
         if changes.gone:
             self.broker.gone.remote(sorted(changes.gone))
@@ -161,20 +163,22 @@ class Engines:
         except ray.exceptions.GetTimeoutError:
             logger.error("the broker does not answer; it is ended, and the engines when they notice it")
             ray.kill(self.broker)
-        if wait and not self._ended_within(SHUTDOWN_S, between):
+        # An engine that waits for a node holds nothing.
+        holding = self.threads if self.watch is None else self.attached & set(self.threads)
+        if wait and not self._ended_within(SHUTDOWN_S, between, holding):
             logger.error("engines did not end within %.0f s", SHUTDOWN_S)
         # A thread still in `fit` when Ray shuts down would end this process: its controller goes first.
         for _ in range(KILLS):
-            if self._ended_within(KILL_AGAIN_S, between):
+            if self._ended_within(KILL_AGAIN_S, between, self.threads):
                 return
             for pid in _controllers():
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
         logger.error("threads of engines outlive their controllers")
 
-    def _ended_within(self, seconds: float, between: Callable[[], None]) -> bool:
+    def _ended_within(self, seconds: float, between: Callable[[], None], names: Iterable[str]) -> bool:
         deadline = time.monotonic() + seconds
-        while any(thread.is_alive() for thread in self.threads.values()):
+        while any(self.threads[name].is_alive() for name in names):
             if time.monotonic() > deadline:
                 return False
             between()

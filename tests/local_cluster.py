@@ -61,8 +61,8 @@ class LocalCluster:
     def kill(self, node: str) -> None:
         self._ask(f"kill {node}")
 
-    def drain(self, node: str) -> None:
-        self._ask(f"drain {node}")
+    def drain(self, node: str) -> str:
+        return self._ask(f"drain {node}")
 
     def _ask(self, line: str) -> str:
         self.process.stdin.write(f"{line}\n")

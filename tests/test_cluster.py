@@ -20,6 +20,7 @@ TOKEN = "0123456789abcdef" * 4
         ("ray://127.0.0.1:10001", "a search cannot run through Ray Client"),
         ("http://127.0.0.1:8265", "is a dashboard; `loss-search submit SPACE"),
         ("somewhere", "must be auto, or HOST:PORT of the head"),
+        ("127.0.0.1:9", "nothing answers at 127.0.0.1:9"),
     ],
 )
 def test_an_address_that_no_search_can_use_is_refused_with_what_to_do(tmp_path, address, said):
@@ -88,10 +89,12 @@ def test_nodes_that_die_leave_and_join_cost_no_trial(tmp_path, cluster):
     for _ in ticks():
         if len(events_of(run_dir, "reported")) > before + 8:
             break
+    assert cluster.drain(cluster.nodes[0]) == "drains"
     output, _ = process.communicate(timeout=240)
     assert process.returncode == 0, output
     assert "is gone; others continue what it trained" in output
     assert "has joined" in output
+    assert "will go soon; its trials move" in output
     whole(run_dir, trials=6)
     assert {row["state"] for row in pq.read_table(run_dir / "trials.parquet").to_pylist()} == {"COMPLETE"}
 
