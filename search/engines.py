@@ -215,6 +215,7 @@ class Engines:
                     return
                 logger.error("%s ended: %s", name, error)
                 self.errors[name] = error
+            if not self.ending:  # for good, or because its node goes: another engine may follow
                 self.broker.detach.remote(name)
 
     def _config(self, name: str, first: bool) -> dict[str, Any]:
