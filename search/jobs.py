@@ -67,7 +67,8 @@ def client_of(address: str) -> JobSubmissionClient:
     os.environ["RAY_AUTH_TOKEN"] = token
     from ray.job_submission import JobSubmissionClient
 
-    logging.getLogger("ray").setLevel(logging.CRITICAL)
+    for name in ("ray", "ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     with _worded(address):
         client = JobSubmissionClient(address)
         client.list_jobs()  # the version, which the client asks for by itself, is told to everyone

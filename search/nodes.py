@@ -77,7 +77,7 @@ def attached(address: str, *, verbose: bool = False, family: str = "") -> Iterat
     import ray
     import ray.exceptions
 
-    _require_answer(address)
+    _require_answer(address)  # so what fails after this is no missing cluster
     level, module = quiet_loggers(verbose), module_of(family)
     try:
         context = ray.init(
@@ -119,10 +119,11 @@ def _refusal(address: str, error: Exception) -> str:
     from ray.exceptions import AuthenticationError
 
     reason = " ".join(str(error).split()) or type(error).__name__
-    if isinstance(error, AuthenticationError) or "auth" in reason.lower():
+    if isinstance(error, AuthenticationError) or "Failed to connect to Ray cluster" in reason:
         return (
-            f"--address {address}: the cluster refuses this user's token; RAY_AUTH_TOKEN, "
-            f"RAY_AUTH_TOKEN_PATH or {token_file()} must hold the one that it was launched with"
+            f"--address {address}: the cluster refuses this user's token, or what answers there is no head "
+            f"of Ray; RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or {token_file()} must hold the token that it was "
+            "launched with"
         )
     return f"--address {address}: no cluster can be used there ({reason[:MOST_SHOWN]}); {START}"
 

@@ -7,6 +7,7 @@ directory for runs (a bind mount here stands for NFS).
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -57,13 +58,13 @@ def network(name: str) -> Iterator[None]:
 class Host:
     """One host on the bridge `bridge`. Its files are below `scratch`; `shared` is its /srv/runs.
 
-    Ray is told that it has one core, so that two workers of an engine need two hosts.
+    Ray is told that it has `cores`, so that two workers of an engine need two hosts.
     """
 
-    def __init__(self, number: int, bridge: str, scratch: Path, shared: Path, key: Path) -> None:
+    def __init__(self, number: int, bridge: str, scratch: Path, shared: Path, key: Path, cores: int) -> None:
         self.address = f"{NETWORK}.{number}"
         self.name, self.bridge = f"{bridge}h{number}", bridge
-        self.files, self.shared, self.key = scratch / self.name, shared, key
+        self.files, self.shared, self.key, self.cores = scratch / self.name, shared, key, cores
         self.process: subprocess.Popen | None = None
 
     def start(self) -> None:
@@ -111,7 +112,7 @@ class Host:
         )
         (self.files / "root" / ".bashrc").write_text(
             f"export PATH={sys.prefix}/bin:$PATH OMP_NUM_THREADS=1 PYTHONDONTWRITEBYTECODE=1\n"
-            """export RAY_OVERRIDE_RESOURCES='{"CPU": 1}'\n"""
+            f"export RAY_OVERRIDE_RESOURCES='{json.dumps({'CPU': self.cores})}'\n"
         )
         (self.files / "root" / ".profile").write_text(". ~/.bashrc\n")
         (self.files / "hosts").write_text(f"127.0.0.1 localhost\n{self.address} {self.name}\n")
