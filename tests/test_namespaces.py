@@ -16,11 +16,17 @@ SKIPPED = 77
 @pytest.mark.slow
 @pytest.mark.cluster
 def test_a_cluster_that_ray_up_launched_survives_a_power_cut_and_leaves_nothing_behind(capsys):
-    done = subprocess.run(
-        [sys.executable, str(SCRIPT)], capture_output=True, text=True, timeout=LIMIT_S, check=False
+    process = subprocess.Popen(
+        [sys.executable, str(SCRIPT)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
-    if done.returncode == SKIPPED:
-        pytest.skip(done.stdout.strip())
+    try:
+        said, _ = process.communicate(timeout=LIMIT_S)
+    except subprocess.TimeoutExpired:
+        process.terminate()  # it removes its hosts
+        said, _ = process.communicate()
+        raise AssertionError(f"no end within {LIMIT_S} s:\n{said}") from None
+    if process.returncode == SKIPPED:
+        pytest.skip(said.strip())
     with capsys.disabled():
-        print(f"\n{done.stdout}")
-    assert done.returncode == 0, done.stdout + done.stderr
+        print(f"\n{said}")
+    assert process.returncode == 0, said

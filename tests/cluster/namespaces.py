@@ -287,6 +287,7 @@ def main() -> int:
     )
     parser.add_argument("--keep", type=Path, help="a directory for logs and the list of listening sockets")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that nothing is left behind then either
     if (reason := missing()) is not None:
         print(f"skipped: {reason}")
         return SKIPPED
