@@ -33,7 +33,7 @@ def test_the_log_gets_everything_of_ours_and_the_terminal_only_warnings(tmp_path
 
 def test_verbose_shows_what_others_say(tmp_path: Path, capsys) -> None:
     with logs.configure(tmp_path / "run.log", verbose=True):
-        logging.getLogger("ray.tune").info("chatter")
+        logging.getLogger("of.others").info("chatter")
         logging.getLogger("loss_search.run").info("trial 3 ended")
     assert capsys.readouterr().err == "chatter\ntrial 3 ended\n"
 
