@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import replace
 
 from search.errors import nearest
@@ -41,17 +41,18 @@ def read_parameters(
             if parameter:
                 read[name] = replace(parameter, line=places[name].line or 0)
     settings = {**family.statics, **family.knobs}
+    broken = places.keys() - read.keys()  # complained of: nothing more is said of what depends on them
     everything = {name: read.get(name) or _default(name, setting) for name, setting in settings.items()}
     for name, node in conditions.items():
         if name in read:
-            when = _read_when(name, node, everything, places, family, complaints)
+            when = _read_when(name, node, everything, places, broken, family, complaints)
             if when is None:  # the command line has narrowed a target: it can never be in force
                 everything[name] = replace(_default(name, settings[name]), line=read[name].line)
             else:
                 everything[name] = replace(read[name], when=when)
     everything = _ordered(everything, places, complaints)
     for name in read:
-        everything[name] = _effective(everything[name], everything, places, family, complaints)
+        everything[name] = _effective(everything[name], everything, places, broken, family, complaints)
     statics = {name: parameter for name, parameter in everything.items() if name in family.statics}
     return statics, {name: parameter for name, parameter in everything.items() if name in family.knobs}
 
@@ -173,6 +174,7 @@ def _read_when(
     node: Node,
     everything: Mapping[str, Parameter],
     places: Mapping[str, Place],
+    broken: Set[str],
     family: Family,
     complaints: Complaints,
 ) -> dict[str, tuple] | None:
@@ -188,6 +190,9 @@ def _read_when(
         problem = _bad_target(name, target, everything, family)
         if problem:
             complaints.add(place, f"{name} {problem}")
+            continue
+        if target in broken:
+            when[target] = ()
             continue
         parameter = everything[target]
         narrowed = target in places and places[target].line is None
@@ -229,6 +234,8 @@ def _cannot_occur(name: str, target: Parameter, item: Node) -> str:
     found = f"{name} is searched only when {target.name} is {sayable(item)}, but that is {target.allowed}"
     if isinstance(item, Leaf) and isinstance(item.value, bool):
         return f"{found}. YAML reads {item.text} as {str(item.value).lower()}: quote it if you mean the word."
+    if target.kind == "fixed":
+        return f"{found}. Give {target.name} a choice with it."
     values = target.choices if target.kind == "choice" else ()
     return f"{found}.{nearest(item.text, values) if isinstance(item, Leaf) else ''}"
 
@@ -249,6 +256,7 @@ def _effective(
     parameter: Parameter,
     everything: Mapping[str, Parameter],
     places: Mapping[str, Place],
+    broken: Set[str],
     family: Family,
     complaints: Complaints,
 ) -> Parameter:
@@ -261,6 +269,8 @@ def _effective(
     if parameter.kind == "fixed" and same(parameter.value, default.value):
         return parameter
     for target, allowed in settings[parameter.name].when.items():
+        if target in broken or parameter.when.get(target) == ():  # said already
+            continue
         possible = [value for value in allowed if everything[target].holds(value)]
         if any(same(value, item) for value in possible for item in parameter.when.get(target, possible)):
             continue
