@@ -180,7 +180,9 @@ def on_premise(
     ssh_user: Annotated[str, typer.Option(help="Who logs in on the hosts.")],
     ssh_key: Annotated[Path, typer.Option(help="Private key for it, copied to the head: not your own.")],
     runs: Annotated[str, typer.Option(metavar="DIR", help="A directory that all hosts share (NFS).")],
-    template: Annotated[Path, typer.Option(help="The launcher's file to adapt.")] = Path("cluster.yaml"),
+    template: Annotated[
+        Path | None, typer.Option(help="Adapt this file; by default the cluster.yaml that came along.")
+    ] = None,
 ) -> None:
     """Print cluster.yaml for hosts of your own instead of AWS.
 
@@ -189,9 +191,9 @@ def on_premise(
       loss-search cluster on-premise 10.0.0.4 10.0.0.5 10.0.0.6 --ssh-user lab --ssh-key ~/.ssh/cluster \\
         --runs /shared/runs > lab.yaml
     """
-    from search.launching import render_on_premise
+    from search.launching import SHIPPED, render_on_premise
 
-    typer.echo(render_on_premise(template, head, workers, ssh_user, ssh_key, runs), nl=False)
+    typer.echo(render_on_premise(template or SHIPPED, head, workers, ssh_user, ssh_key, runs), nl=False)
 
 
 # ---------------------------------------------------------------------- what they share

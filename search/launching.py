@@ -15,8 +15,9 @@ from search.errors import BadInput, RunFailed
 from search.nodes import token_file
 from trainables.object_store import is_uri
 
-__all__ = ["bring_run", "make_token", "render_on_premise", "uri_of"]
+__all__ = ["SHIPPED", "bring_run", "make_token", "render_on_premise", "uri_of"]
 
+SHIPPED = Path(__file__).with_name("cluster.yaml")  # a link to the project's own, which a wheel resolves
 TOKEN_BYTES = 32
 HOST = re.compile(r"[A-Za-z0-9][A-Za-z0-9.\-]*")
 USER = re.compile(r"[a-z_][a-z0-9_\-]{0,31}")
@@ -61,7 +62,7 @@ def render_on_premise(
         if not pattern.fullmatch(value):
             raise BadInput(f"{name} {value!r}: has characters that do not belong there")
     if not template.is_file():
-        raise BadInput(f"--template {template}: no such file; it is cluster.yaml of loss-search's repository")
+        raise BadInput(f"--template {template}: no such file; leave --template away for the one that came")
     key = ssh_key.expanduser()
     if not key.is_file():
         raise BadInput(f"--ssh-key {ssh_key}: no such file")

@@ -86,8 +86,15 @@ def test_hosts_of_ones_own_get_their_addresses_and_nothing_of_aws(key):
     assert config["metadata"] == {"runs": "/shared/runs"}
     text = render_on_premise(FILE, *HOSTS, "lab", key, "/shared/runs")
     for word in ("aws:", "ami", "spot", "EDIT", "#|", ">>>", "apt-get", "nfs"):
-        assert word not in text.split("cluster_name", 1)[1], word
+        assert word not in text, word
+    assert text.startswith("# A cluster for loss-search on hosts of your own")
     assert "# The token without which" in text, "comments stay"
+
+
+def test_the_file_for_hosts_of_ones_own_comes_with_the_installed_package(tmp_path, key):
+    options = ("--ssh-user", "lab", "--ssh-key", str(key), "--runs", "/shared/runs")
+    said = run("cluster", "on-premise", HOSTS[0], *HOSTS[1], *options, cwd=tmp_path)
+    assert yaml.safe_load(said) == on_premise(key)
 
 
 def test_a_host_a_user_or_a_path_that_could_be_a_command_is_refused(key):
