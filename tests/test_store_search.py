@@ -57,9 +57,10 @@ def run(*arguments: object, cwd: Path, expect: int = 0) -> str:
     return done.stdout + done.stderr
 
 
-def working_copy(tmp_path: Path, rows: int) -> Path:
+def working_copy(process: subprocess.Popen, tmp_path: Path, rows: int) -> Path:
     """The driver's copy on this machine, once it has so many rows."""
     for _ in ticks(180.0):
+        assert process.poll() is None, process.communicate()[0]
         found = list((tmp_path / "state").glob("loss-search/*/*/events.jsonl"))
         if found and len(events_of(found[0].parent, "reported")) >= rows:
             return found[0].parent
@@ -86,10 +87,10 @@ def _there(server: S3Server, copy: Path, folder: Path) -> list[dict]:
 
 def test_a_search_into_s3_survives_a_store_that_is_away_and_writes_no_secret(server, tmp_path):
     space = write_space(
-        tmp_path, data={"source": "synthetic", "size": 16384}, budget={"trials": 10, "epochs": 25}
+        tmp_path, data={"source": "synthetic", "size": 4096}, budget={"trials": 10, "epochs": 25}
     )
     process = start("run", space, "--out", OUT, cwd=tmp_path)
-    copy = working_copy(tmp_path, 3)
+    copy = working_copy(process, tmp_path, 3)
     name, before = copy.name, len(events_of(copy, "reported"))
     server.relay.cut()
     time.sleep(20)
@@ -158,10 +159,10 @@ def test_a_driver_that_is_killed_with_its_disk_loses_only_the_last_seconds(serve
 
 def test_a_lost_machine_costs_at_most_thirty_seconds_of_results(server, tmp_path):
     space = write_space(
-        tmp_path, data={"source": "synthetic", "size": 16384}, budget={"trials": 8, "epochs": 25}
+        tmp_path, data={"source": "synthetic", "size": 4096}, budget={"trials": 8, "epochs": 25}
     )
     process = start("run", space, "--out", OUT, cwd=tmp_path)
-    copy = working_copy(tmp_path, 1)
+    copy = working_copy(process, tmp_path, 1)
     time.sleep(AFTER_S)
     below = processes_below(process.pid)
     assert process.poll() is None, process.communicate()[0]
