@@ -17,7 +17,15 @@ from pathlib import Path
 from search import nodes
 from search.errors import BadInput, RunFailed
 
-__all__ = ["EnginePlan", "RayOptions", "connect", "plan_engines", "quiet_loggers", "silence_s"]
+__all__ = [
+    "EnginePlan",
+    "RayOptions",
+    "connect",
+    "plan_engines",
+    "quiet_loggers",
+    "set_environment",
+    "silence_s",
+]
 
 WORKER_CPUS = 0.9  # of a core, so that proxies fit beside a worker on every core
 CPU_SLOTS = 1  # stacks of these models gain nothing on a CPU core (tests/bench/LOG.md)
@@ -46,6 +54,10 @@ QUIET = {
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }
+
+# Ray prints what goes wrong in its own processes, as an engine ended by Ctrl-C, whatever `log_to_driver`
+# says; it leaves out the lines that this expression finds: all.
+MUTE = {"RAY_DEDUP_LOGS_SKIP_REGEX": "^"}
 
 # How long an engine's worker may be silent before its engine is replaced; the environment may say otherwise.
 SILENCE = {"RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "60"}
@@ -94,7 +106,12 @@ class RayOptions:
 
 
 def plan_engines(
-    engines: int | None, workers_per_engine: int, slots: int | str | None, address: str | None
+    engines: int | None,
+    workers_per_engine: int,
+    slots: int | str | None,
+    address: str | None,
+    *,
+    verbose: bool = False,
 ) -> EnginePlan:
     """The engines that this machine (or the cluster at `address`) has room for.
 
@@ -107,7 +124,7 @@ def plan_engines(
             raise BadInput(f"{name} {value}: must be at least 1")
     if isinstance(slots, int) and not 1 <= slots <= 4096:
         raise BadInput(f"--slots {slots}: must be 1 to 4096, or auto")
-    room = _room(address)
+    room = _room(address, verbose)
     if room.most is not None:
         _refuse_what_never_fits(engines, workers_per_engine, room)
     units = room.now if room.most is None else room.most
@@ -143,10 +160,10 @@ def silence_s() -> float:
     return float(os.environ["RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S"])
 
 
-def _room(address: str | None) -> nodes.Room:
+def _room(address: str | None, verbose: bool) -> nodes.Room:
     """Cores or GPUs that engines can use; on a cluster, after connecting to it."""
     if address is not None:
-        with nodes.attached(address):
+        with nodes.attached(address, verbose=verbose):
             room = nodes.room()
         if room.most == 0:
             raise BadInput(
@@ -159,6 +176,11 @@ def _room(address: str | None) -> nodes.Room:
     gpus = torch.cuda.device_count()
     units = gpus or len(os.sched_getaffinity(0))
     return nodes.Room("GPU" if gpus else "core", units, units, 1)
+
+
+def set_environment(verbose: bool) -> None:
+    """Set the variables that Ray reads when it is imported or started."""
+    os.environ.update({**SILENCE, **os.environ, **QUIET, **({} if verbose else MUTE)})
 
 
 def quiet_loggers(verbose: bool) -> int:
@@ -190,7 +212,7 @@ def _private_ray(options: RayOptions) -> Iterator[str]:
             f"{temporary}: {free / 2**20:.0f} MiB free, and Ray needs {LEAST_TEMPORARY_BYTES / 2**20:.0f} "
             "for its logs and sockets; free some, or set TMPDIR to a directory with room and a short name"
         )
-    os.environ.update({**SILENCE, **os.environ, **QUIET})
+    set_environment(options.verbose)
     for variable in (
         "RAY_ADDRESS",
         "RAY_NAMESPACE",

@@ -109,7 +109,7 @@ def _confirmation(standing: Any, directory: Any) -> str:
         f"loss-search confirm {shown_path(directory.path)}",
     )
     if standing.confirmed:
-        return f"confirmed by {ended} trials with fresh seeds; see them with: {command}"
+        return f"confirmed by {ended} trials with fresh seeds; {command} shows them and trains nothing"
     if standing.running:
         return f"its confirmation has {ended} trials so far"
     return f"its confirmation stopped after {ended} trials; continue with: {command}"
@@ -117,12 +117,13 @@ def _confirmation(standing: Any, directory: Any) -> str:
 
 def _state(row: Mapping[str, Any], directory: Any, running: bool) -> str:
     """A trial's state as a person means it: to the study one runs that only waits for a slot."""
+    from search.summary import is_queued
+
     if row["state"] != "RUNNING":
         return row["state"].lower()
     if not running:
         return "interrupted"
-    # An engine that takes a trial in says so in the trial's log, an epoch before its first row.
-    return "running" if row["epochs"] or (directory.trial(row["trial"]) / "run.log").exists() else "queued"
+    return "queued" if is_queued(row, directory) else "running"
 
 
 def _show_trial(row: Mapping[str, Any], directory: Any, space: Any) -> None:

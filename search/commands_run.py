@@ -189,8 +189,13 @@ def train(
         Path | None,
         typer.Option(help="Where the model goes.", show_default="models/FAMILY-DATE-TIME"),
     ] = None,
-    epochs: Epochs = None,
-    seed: Seed = None,
+    epochs: Annotated[
+        int | None, typer.Option(help="Epochs to train.", show_default="the configuration's")
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(help="Seed of weights, batches and noise.", show_default="the configuration's"),
+    ] = None,
 ) -> None:
     """Train one model of FAMILY, ready to use.
 
@@ -316,7 +321,10 @@ def _search(
     _print_search(summary, space, directory)
     if not outcome.complete:
         say()
-        say(f"stopped; continue with: loss-search resume {shown_path(directory.path)}")
+        run = shown_path(directory.path)
+        say(f"stopped; continue with: loss-search resume {run}")
+        if summary["best"] is not None:
+            say(f"what there is so far: loss-search report {run}")
         raise typer.Exit(3)
     if summary["states"].keys() == {"FAIL"}:
         raise RunFailed(f"every trial failed; the first error: {summary['first_error']}; see {directory.log}")

@@ -24,7 +24,7 @@ PLAIN_EVERY_S = 10.0
 NEWS_SHOWN = 5
 RUNNING_SHOWN = 16
 STAGES = {
-    "starting": "starting Ray and the engines",
+    "starting": "starting Ray",
     "waiting": "waiting for a node with room for an engine; `ray status` on the head says what Ray waits for",
     "searching": "searching",
     "stopping": "stopping: trials in progress are being saved (Ctrl-C again leaves at once; nothing is lost)",
@@ -45,7 +45,7 @@ class Display:
         self.console = console(file)
         self.news: deque[str] = deque(maxlen=NEWS_SHOWN)
         self.live: Any = None
-        self._stage = ""
+        self._doing = ""
         self._line_at = 0.0
 
     def start(self) -> None:
@@ -69,10 +69,10 @@ class Display:
             return
         for line in snapshot.news:
             self._print(f"{duration(snapshot.elapsed_s)} {line}")
-        now = time.monotonic()
-        if snapshot.stage != self._stage:
-            self._stage, self._line_at = snapshot.stage, now
-            self._print(f"{duration(snapshot.elapsed_s)} {_doing(snapshot)}")
+        now, doing = time.monotonic(), _doing(snapshot)
+        if doing != self._doing:
+            self._doing, self._line_at = doing, now
+            self._print(f"{duration(snapshot.elapsed_s)} {doing}")
         elif now - self._line_at >= PLAIN_EVERY_S:
             self._line_at = now
             self._print(status_line(snapshot))
@@ -103,6 +103,7 @@ def status_line(snapshot: Snapshot) -> str:
         _states(states),
         f"{states['running']} running",
         _rates(snapshot),
+        *([_ready(snapshot)] if snapshot.engines < snapshot.engines_wanted else []),
         *_left(snapshot),
     ]
     best = f"; best {_best(snapshot)}" if snapshot.best else ""
@@ -125,7 +126,7 @@ def frame(snapshot: Snapshot, news: tuple[str, ...]) -> RenderableType:
     head.add_row(
         "trials", f"{_states(states)}, {states['running']} running, {to_go} to go of {snapshot.trials_total}"
     )
-    head.add_row("speed", f"{snapshot.epochs_done} epochs, {_rates(snapshot)}, {snapshot.engines} engines")
+    head.add_row("speed", f"{snapshot.epochs_done} epochs, {_rates(snapshot)}, {_ready(snapshot)}")
     if snapshot.best is not None:
         head.add_row("best", Text(_best(snapshot), style="bold cyan"))
         head.add_row("", Text(_knobs(snapshot.best)))
@@ -135,7 +136,7 @@ def frame(snapshot: Snapshot, news: tuple[str, ...]) -> RenderableType:
     if news:
         parts += [
             Text(),
-            *(Text(visible(line), style="dim", overflow="ellipsis", no_wrap=True) for line in news),
+            *(Text(visible(line), style="dim", overflow="fold") for line in news),
         ]
     return Group(*parts)
 
@@ -161,7 +162,19 @@ def _running(snapshot: Snapshot) -> RenderableType:
 def _doing(snapshot: Snapshot) -> str:
     if snapshot.phase == "confirm" and snapshot.stage == "searching":
         return "confirming: the best again, with fresh seeds"
+    if snapshot.stage == "starting" and snapshot.engines_wanted:
+        return f"Ray runs; starting {_engines(snapshot.engines_wanted)}"
     return STAGES.get(snapshot.stage, snapshot.stage)
+
+
+def _ready(snapshot: Snapshot) -> str:
+    if snapshot.engines < snapshot.engines_wanted:
+        return f"{snapshot.engines} of {_engines(snapshot.engines_wanted)} ready"
+    return _engines(snapshot.engines)
+
+
+def _engines(count: int) -> str:
+    return f"{count} engine" if count == 1 else f"{count} engines"
 
 
 def _ended(states: Mapping[str, int]) -> int:

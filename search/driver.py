@@ -85,7 +85,13 @@ class Driver:
 
     def __init__(self, directory: RunDirectory, options: Options) -> None:
         self.directory, self.options = directory, options
-        self.plan = plan_engines(options.engines, options.workers_per_engine, options.slots, options.address)
+        self.plan = plan_engines(
+            options.engines,
+            options.workers_per_engine,
+            options.slots,
+            options.address,
+            verbose=options.verbose,
+        )
         self.engines: Engines | None = None
         self.broker: Any = None
 
@@ -108,7 +114,7 @@ class Driver:
             with opened() as run:
                 command = run.continued_by
                 if self.engines is not None:
-                    run.stage = "searching"
+                    run.stage, run.engines_wanted = "searching", self.engines.wanted
                 watch(run.snapshot())
                 worked = run.work_left()
                 if worked and not self._is_over and self._started(run):
@@ -155,6 +161,7 @@ class Driver:
         self.engines = Engines(run.space, self.plan, self.address, self.broker, self.directory, most)
         self._stack.callback(self.engines.end, _nothing)
         self.engines.start()
+        run.engines_wanted = self.engines.wanted
         return True
 
     def _execute(self, run: Run, watch: Callable[[Snapshot], None]) -> None:
@@ -172,6 +179,7 @@ class Driver:
                 if clock.due():
                     _look_at(run, self.broker)
                     self.engines.tend(run)
+                    run.engines_wanted = self.engines.wanted
                     watch(run.snapshot())
             except OSError as error:
                 run.give_up(error)

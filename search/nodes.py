@@ -68,9 +68,9 @@ def attached(address: str, *, verbose: bool = False, family: str = "") -> Iterat
     cluster there, or when it does not take this user's token.
     """
     _refuse_other_kinds(address)
-    from search.cluster import QUIET, SILENCE, quiet_loggers
+    from search.cluster import QUIET, SILENCE, quiet_loggers, set_environment
 
-    os.environ.update({**SILENCE, **os.environ, **QUIET})
+    set_environment(verbose)
     for_workers = {name: os.environ[name] for name in (*SILENCE, *QUIET)}
     if os.environ.get("RAY_AUTH_TOKEN") or token_file().is_file():
         os.environ.setdefault("RAY_AUTH_MODE", "token")

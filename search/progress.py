@@ -60,6 +60,7 @@ class Snapshot:
     best: Best | None
     running: tuple[TrialView, ...]
     news: tuple[str, ...]  # what happened since the last snapshot, a line each
+    engines_wanted: int = 0  # 0 until they are started
 
 
 def snapshot_of(run: Run) -> Snapshot:
@@ -99,6 +100,7 @@ def snapshot_of(run: Run) -> Snapshot:
         best=best_of(run) if run.phase == "search" else None,  # which seed was luckiest is no news
         running=running,
         news=news,
+        engines_wanted=run.engines_wanted,
     )
 
 

@@ -74,6 +74,7 @@ class Run:
             "nodes": {},
             "fault": None,
         }
+        self.engines_wanted = 0  # none before Ray runs
         self.heard_at: float | None = None  # when the broker last answered
         metadata = {
             "space": json.dumps(space.resolved()),

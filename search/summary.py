@@ -69,6 +69,15 @@ class Rows(NamedTuple):
     last: Mapping[int, Row]
 
 
+def is_queued(row: Row, directory: RunDirectory) -> bool:
+    """Whether a trial that runs to the study has only waited for a slot so far.
+
+    An engine that takes a trial in says so in the trial's log, an epoch before its first row.
+    """
+    log = directory.trial(row["trial"], row["phase"]) / "run.log"
+    return row["state"] == "RUNNING" and not row["epochs"] and not log.exists()
+
+
 def read_rows(
     directory: RunDirectory, table: pa.Table | None = None, kinds: Sequence[str] | None = None
 ) -> Rows:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
 from search.console import number, print_table, say, short, shown_path
 from search.run_directory import RunDirectory
 from search.space import Space
-from search.summary import reason_in_words
+from search.summary import is_queued, read_rows, reason_in_words
 
 __all__ = ["next_steps", "print_summary"]
 
-STATES = {"RUNNING": "in progress", "FAIL": "failed"}  # where another word is clearer than the study's
+# where another word is clearer than the study's
+STATES = {"RUNNING": "in progress", "WAITING": "queued", "FAIL": "failed"}
 ENDED = ("COMPLETE", "PRUNED", "FAIL")
 METRICS_SHOWN = 12
 FEWEST_MORE = 8  # trials proposed for going on: below that a sampler has hardly anything to learn from
@@ -21,7 +23,7 @@ FEWEST_MORE = 8  # trials proposed for going on: below that a sampler has hardly
 def print_summary(summary: Mapping[str, Any], space: Space, directory: RunDirectory) -> None:
     """Print it: the best configuration, the presets, how trials ended, and where the files are."""
     say()
-    counted = sorted(summary["states"].items())
+    counted = sorted(_states(summary, directory).items())
     states = ", ".join(f"{count} {STATES.get(state, state.lower())}" for state, count in counted)
     ended = sum(count for state, count in counted if state in ENDED)
     trials = f"{ended} of {summary['budget']['trials']} trials ended ({states})"
@@ -36,6 +38,15 @@ def print_summary(summary: Mapping[str, Any], space: Space, directory: RunDirect
     _ends(summary)
     say()
     _files(summary, directory)
+
+
+def _states(summary: Mapping[str, Any], directory: RunDirectory) -> Counter[str]:
+    """How many trials are in each state; to the study one runs from when it is asked for."""
+    states = Counter(summary["states"])
+    if states["RUNNING"]:
+        queued = sum(is_queued(row, directory) for row in read_rows(directory, kinds=()).trials)
+        states.update(RUNNING=-queued, WAITING=queued)
+    return +states
 
 
 def _best(summary: Mapping[str, Any], space: Space) -> None:

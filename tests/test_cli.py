@@ -159,6 +159,17 @@ def test_a_run_name_of_thousands_of_letters_is_no_run(here: Path, capsys) -> Non
     assert "no such run directory" in capsys.readouterr().err
 
 
+def test_a_name_that_is_no_run_is_answered_with_the_newest_runs(here: Path, capsys) -> None:
+    for age, name in enumerate(("b-3", "z-1", "a-2")):
+        (here / "runs" / name).mkdir(parents=True)
+        (here / "runs" / name / "environment.json").touch()
+        os.utime(here / "runs" / name / "environment.json", (1000 - age, 1000 - age))
+    (here / "runs" / "notes").mkdir()
+    assert main(["show", "nowhere"]) == 2
+    said = "nowhere: no such run directory; runs in runs, newest first: b-3, z-1, a-2"
+    assert said in capsys.readouterr().err
+
+
 def test_a_full_directory_for_temporary_files_is_named_before_ray_starts(monkeypatch) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=2**20))
     with (

@@ -62,7 +62,17 @@ def test_the_status_line_tells_everything_in_one_line() -> None:
 def test_the_status_line_of_a_search_that_has_nothing_yet_claims_nothing() -> None:
     line = status_line(replace(SNAPSHOT, best=None, left_s=None))
     assert "best" not in line and "left" not in line
-    assert status_line(replace(SNAPSHOT, stage="starting")) == "1:23 starting Ray and the engines"
+    assert status_line(replace(SNAPSHOT, stage="starting")) == "1:23 starting Ray"
+
+
+def test_the_wait_at_the_start_says_for_what() -> None:
+    starting = replace(SNAPSHOT, stage="starting", engines=0, engines_wanted=2)
+    assert status_line(starting) == "1:23 Ray runs; starting 2 engines"
+    assert status_line(replace(starting, engines_wanted=1)) == "1:23 Ray runs; starting 1 engine"
+    searching = replace(SNAPSHOT, engines=1, engines_wanted=2)
+    assert ", 1 of 2 engines ready, about" in status_line(searching)
+    assert "1 of 2 engines ready" in drawn(searching)
+    assert "ready" not in status_line(replace(searching, engines=2))
 
 
 @pytest.mark.parametrize(
@@ -108,6 +118,11 @@ def test_a_table_of_eighty_columns_keeps_its_values() -> None:
     text = drawn(SNAPSHOT, ("a very long line of news " * 10,), width=80)
     assert all(len(line) <= 80 for line in text.splitlines())
     assert "7/20" in text and "0.1912" in text
+
+
+def test_the_score_of_a_trial_that_ended_is_whole_on_eighty_columns() -> None:
+    news = "trial 13 (class_balanced) PRUNED after 14 epochs: successive_halving, selection_accuracy 0.2213"
+    assert "selection_accuracy 0.2213" in " ".join(drawn(SNAPSHOT, (news,), width=80).split())
 
 
 def test_a_second_interrupt_is_explained_while_the_first_is_obeyed() -> None:

@@ -38,6 +38,27 @@ def test_verbose_shows_what_others_say(tmp_path: Path, capsys) -> None:
     assert capsys.readouterr().err == "chatter\ntrial 3 ended\n"
 
 
+def test_what_ray_says_of_its_own_processes_is_shown_only_when_asked_for() -> None:
+    script = (
+        "import sys; from search.cluster import set_environment\n"
+        "set_environment(verbose=sys.argv[1] == '-v')\n"
+        "from ray._private.worker import print_to_stdstream\n"
+        "said = {'lines': ['A worker died', ''], 'pid': 'raylet', 'is_err': False}\n"
+        "print_to_stdstream(said, ignore_prefix=False)\n"
+    )
+    said = [
+        subprocess.run(
+            [sys.executable, "-c", script, option],
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for option in ("-q", "-v")
+    ]
+    assert said[0] == "" and "A worker died" in said[1]
+
+
 def test_pythons_warnings_go_to_the_log(tmp_path: Path) -> None:
     script = (
         "import sys, warnings; from pathlib import Path; from search import logs\n"

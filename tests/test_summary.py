@@ -151,6 +151,17 @@ def test_an_objective_that_was_never_a_number_is_no_best(here: Path) -> None:
     assert summary_of(directory, space)["best"] is None
 
 
+def test_a_trial_that_no_engine_took_in_is_queued_and_not_in_progress(here: Path, capsys) -> None:
+    space = toy_space(here)
+    directory = Run.create(space, here / "runs")
+    with directory.locked(), Run(directory, space) as run:
+        asked = [run.next_trial().number for _ in range(3)]
+        (directory.trial(asked[0]) / "run.log").touch()
+        run.receive(message(asked[1], 1, 0.7))
+        run.close()
+    assert "0 of 6 trials ended (2 in progress, 1 queued)" in said_at_the_end(directory, space, capsys)
+
+
 def test_a_running_trial_counts_and_is_no_ended_one(here: Path) -> None:
     space = toy_space(here)
     directory = Run.create(space, here / "runs")
