@@ -137,14 +137,16 @@ def _caveat(columns: Columns, drawn: int, shown: bool) -> str:
     if columns.sampler == "grid":
         return "A grid draws nothing: its cells in random order show how soon one meets a good one by luck."
     shuffled = (
-        "the same trials in random order show what the order alone gives; they are better than random draws "
+        "The same trials in random order show what the order alone gives; they are better than random draws "
         f"where {columns.sampler} has found good regions"
     )
     if not shown:
         few = f"Too few trials were drawn at random ({drawn}) to show what random search would give"
-        return f"{few}; {shuffled}."
-    kept = " and pruning ended some of them early" if "PRUNED" in set(columns.states) else ""
-    return f"Random search: from this search's own {drawn} random draws, one seed each{kept}; {shuffled}."
+        return f"{few}. {shuffled}."
+    ended_early = "PRUNED" in set(columns.states[_random(columns)])
+    pruned = ", some of which pruning ended early" if ended_early else ""
+    source = f"the {drawn} trials that this search itself drew at random, one seed each{pruned}"
+    return f"What random search would give is computed from {source}. {shuffled}."
 
 
 def _sentence(columns: Columns, best: np.ndarray, epochs: np.ndarray, random: np.ndarray | None) -> str:

@@ -11,17 +11,21 @@ import numpy as np
 
 from search.columns import Columns, Setting
 
-__all__ = ["Collapse", "Place", "collapses", "wilson"]
+__all__ = ["Collapse", "Place", "collapses", "range_in_words", "wilson"]
 
 PARTS = 4  # equal parts of a range, on the knob's own scale
 Z = 1.959964
 SURE = 0.05
+ROUNDING = 1e-9  # a value at an edge belongs to the part above, whatever its logarithm was rounded to
+
+Part = tuple[Any, float | None, float | None, bool]
 
 
 @dataclass(frozen=True)
 class Place:
     """One part of one knob's range (`low` to `high`), or one word of a choice (`word`), and its trials.
 
+    A part holds its low end; its high end only where it is the last one of the range (`to_the_end`).
     share = collapsed / trials, with Wilson's 95 % interval; elsewhere_*: of the trials outside of it in which
     the knob is in force. p: Fisher's exact test against elsewhere, one-sided, times the number of places.
     """
@@ -30,6 +34,7 @@ class Place:
     word: Any
     low: float | None
     high: float | None
+    to_the_end: bool
     collapsed: int
     trials: int
     share: float
@@ -82,6 +87,11 @@ def wilson(hits: int, n: int) -> tuple[float, float]:
     return max(0.0, middle - half), min(1.0, middle + half)
 
 
+def range_in_words(place: Place) -> str:
+    """`0.5 to under 4`; `4 to 30` for the last part of a range."""
+    return f"{place.low:.3g} to {'' if place.to_the_end else 'under '}{place.high:.3g}"
+
+
 def _kinds(reason: str | None, shown: Sequence[str]) -> set[str]:
     kinds = set(shown)
     if reason and reason.startswith("collapse:"):
@@ -110,26 +120,24 @@ def _collapse(kind: str, hit: np.ndarray, columns: Columns) -> Collapse:
     )
 
 
-def _parts(setting: Setting) -> list[tuple[Setting, np.ndarray, tuple[Any, float | None, float | None]]]:
-    """The places of one knob: bool[N] of the trials in it, and (word, low, high)."""
+def _parts(setting: Setting) -> list[tuple[Setting, np.ndarray, Part]]:
+    """The places of one knob: bool[N] of the trials in it, and (word, low, high, to_the_end)."""
     if setting.is_choice:
         return [
-            (setting, setting.unit == index, (word, None, None))
+            (setting, setting.unit == index, (word, None, None, False))
             for index, word in enumerate(setting.parameter.choices)
         ]
     edges = np.linspace(0, 1, PARTS + 1)
     bounds = [float(value) for value in setting.value_at(edges)]
-    index = np.minimum(np.nan_to_num(setting.unit) * PARTS, PARTS - 1).astype(int)
-    return [
-        (setting, setting.in_force & (index == part), (None, bounds[part], bounds[part + 1]))
-        for part in range(PARTS)
-    ]
+    index = np.minimum(np.nan_to_num(setting.unit) * PARTS + ROUNDING, PARTS - 1).astype(int)
+    within = [(None, bounds[at], bounds[at + 1], at == PARTS - 1) for at in range(PARTS)]
+    return [(setting, setting.in_force & (index == at), part) for at, part in enumerate(within)]
 
 
 def _place(
     setting: Setting,
     inside: np.ndarray,
-    part: tuple[Any, float | None, float | None],
+    part: Part,
     hit: np.ndarray,
     tests: int,
 ) -> Place | None:
@@ -147,6 +155,7 @@ def _place(
         word=part[0],
         low=part[1],
         high=part[2],
+        to_the_end=part[3],
         collapsed=collapsed,
         trials=n,
         share=collapsed / n,
@@ -161,8 +170,8 @@ def _place(
 def _sentence(kind: str, count: int, n: int, place: Place | None) -> str:
     name = "Divergence" if kind == "diverged" else f"Collapse ({kind})"
     if place is None:
-        return f"{name}: {count} of {n} trials; no part of the space stands out."
-    where = f"is {place.word}" if place.low is None else f"is {place.low:.3g} to {place.high:.3g}"
+        return f"{name}: {count} of {n} trials; no part of the space stands out clearly."
+    where = f"is {place.word}" if place.low is None else f"is {range_in_words(place)}"
     rest = f"{place.elsewhere_collapsed} of {place.elsewhere_trials}"
     share = f"{place.share:.0%}, 95 % interval {place.share_low:.0%} to {place.share_high:.0%}"
     return (

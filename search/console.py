@@ -17,6 +17,7 @@ __all__ = [
     "complain",
     "console",
     "duration",
+    "is_copy",
     "number",
     "print_table",
     "say",
@@ -118,6 +119,11 @@ _SHOWN_AS: dict[Path, str] = {}  # local copies, and the URI that a person knows
 def show_as(path: Path, uri: str) -> None:
     """From now on show what lies below `path` as the part of `uri` that it is a copy of."""
     _SHOWN_AS[path.absolute()] = uri
+
+
+def is_copy(path: Path) -> bool:
+    """Whether what lies here is a copy that a command works on, of a run in a store."""
+    return any(path.absolute().is_relative_to(copy) for copy in _SHOWN_AS)
 
 
 def shown_path(path: Path) -> str:

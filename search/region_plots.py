@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from search import drawing
+from search.collapses import range_in_words
 from search.console import short
 from search.drawing import BLACK, BLUE, GREEN, GREY, ORANGE, VERMILLION, literal, shortened
 
@@ -93,12 +94,8 @@ def draw_places(data: Collapse) -> Figure:
 
 
 def place_in_words(place: Place) -> str:
-    """`kl.weight 0.5 to 4`."""
-    return (
-        f"{place.knob} {short(place.word)}"
-        if place.low is None
-        else f"{place.knob} {place.low:.3g} to {place.high:.3g}"
-    )
+    """`kl.weight 0.5 to under 4`."""
+    return f"{place.knob} {short(place.word) if place.low is None else range_in_words(place)}"
 
 
 def _placed(setting: Setting, random: np.random.Generator) -> np.ndarray:

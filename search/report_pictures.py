@@ -53,7 +53,7 @@ def _candidates(found: Found, chosen: int | None) -> Iterator[tuple[str, list[Ro
     complete.sort(key=lambda row: row["objective"])
     middle = (len(complete) - 1) / 2
     order = sorted(range(len(complete)), key=lambda place: abs(place - middle))
-    yield "Median", [complete[place] for place in order]
+    yield "Median complete", [complete[place] for place in order]
     collapsed = [row for row in rows if collapse_of(found.rows.last.get(row["trial"], {}))]
     yield "Collapsed", sorted(collapsed, key=lambda row: -(row["epochs"] or 0))
 
@@ -63,7 +63,7 @@ def _shown(role: str, row: Row, picture: bytes, objective: str, found: Found) ->
     told = f"trial {row['trial']}, {objective} {number(row['objective'])}"
     told += f", {', '.join(kinds)} collapse" if kinds else ""
     alt = f"What the model of trial {row['trial']} makes of examples."
-    return Picture(role, told, Figure.picture(f"picture_{role.lower()}", role, told, picture, alt))
+    return Picture(role, told, Figure.picture(f"picture_{role.split()[0].lower()}", role, told, picture, alt))
 
 
 def _picture_of(directory: RunDirectory, trial: int) -> bytes | None:

@@ -15,7 +15,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from search.console import show_as
@@ -232,6 +232,8 @@ class StoredRun:
         name = self.path.name
         for beside in (f"{name}.session", f".{name}.index.json", f".{name}.lock"):
             self.path.with_name(beside).unlink(missing_ok=True)
+        with suppress(OSError):  # other runs below the same URI may have their copies there
+            self.path.parent.rmdir()
         logger.info("%s: %s", self.location, mirror.traffic)
 
     def _let_go(self, lock: StoreLock) -> None:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from search.console import number, print_table, say, short, shown_path
+from search.console import is_copy, number, print_table, say, short, shown_path
 from search.run_directory import RunDirectory
 from search.space import Space
 from search.summary import is_queued, read_rows, reason_in_words
@@ -134,7 +134,8 @@ def _files(summary: Mapping[str, Any], directory: RunDirectory) -> None:
     say(f"Files in {run}")
     say("  trials.parquet, epochs.parquet   every trial, every epoch")
     if (directory.report / "index.html").is_file():
-        say("  report/index.html                the report, for a browser; its figures as PNG beside it")
+        reader = "for a browser once it is fetched" if is_copy(directory.path) else "for a browser"
+        say(f"  report/index.html                the report, {reader}; its figures as PNG beside it")
     say("  report/summary.json, summary.csv")
     if summary["best"] is not None:
         say("  report/recommended.yaml          the best configuration")
@@ -152,6 +153,8 @@ def next_steps(summary: Mapping[str, Any], space: Space, directory: RunDirectory
         say(f"  loss-search show {run} {summary['best']['trial']}")
         if summary["conclusion"] is None and summary["states"].get("COMPLETE", 0) > 1:
             say(f"  loss-search confirm {run}")
+    if is_copy(directory.path):
+        say(f"  loss-search fetch {run}")
     say(f"  loss-search tensorboard {run}")
     if space.sampler != "grid" and space.budget.trials > len(space.presets):
         say(f"  loss-search resume {run} --trials +{max(FEWEST_MORE, space.budget.trials // 2)}")

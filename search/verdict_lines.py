@@ -10,6 +10,8 @@ __all__ = ["configuration_sentence", "figures", "notes", "optimism_sentence", "v
 
 Plain = Mapping[str, Any]
 
+ROUNDING = 1e-6  # of a score: smaller differences are those of its 32 bits
+
 
 def figures(*values: float, spread: float | None = None) -> list[str]:
     """Numbers with as many decimals as `spread` (a half-width; else the largest value) gives sense to."""
@@ -69,21 +71,23 @@ def optimism_sentence(plain: Plain | None) -> str | None:
         return None
     part = plain["optimism"]
     where = f"its mean of {_seeds(part['n'])} on the test split"
-    largest = max(abs(part[key]) for key in ("total", "seed_luck", "split_difference"))
-    if largest <= 1e-9 * abs(part["search"]):
+    told = [part[key] for key in ("total", "seed_luck", "split_difference")]
+    largest, least = max(map(abs, told)), ROUNDING * abs(part["search"])
+    if largest <= least:
         return f"the search gave {plain['name']} {figures(part['search'])[0]}, and {where} is the same"
+    told = [0.0 if abs(value) <= least else value for value in told]
     search, test, total, luck, split = figures(
         part["search"],
         part["test"],
-        abs(part["total"]),
-        part["seed_luck"],
-        part["split_difference"],
+        abs(told[0]),
+        *told[1:],
         spread=max(largest, abs(part["search"]) / 100) / 5,
     )
     side = "better" if part["total"] >= 0 else "worse"
+    gap = f"{total} {side} than {where}, {test}" if told[0] else f"as {where}"
     return (
-        f"the search gave {plain['name']} {search}, {total} {side} than {where}, "
-        f"{test}: {luck} by the luck of its seed, {split} because the splits differ"
+        f"the search gave {plain['name']} {search}, {gap}: "
+        f"{luck} by the luck of its seed, {split} because the splits differ"
     )
 
 

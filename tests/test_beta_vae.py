@@ -137,7 +137,7 @@ def test_chance_is_what_answering_background_everywhere_scores():
     all_background = confusion(truth[None], torch.zeros_like(truth)[None], COLOURS)
     examined = {**_examined(_outputs()), "confusion": all_background}
     scored = BETA_VAE.measure(examined, {}).scalars["selection_accuracy"]
-    assert BETA_VAE.chance({"counts": COUNTS}, {}) == pytest.approx(scored, rel=1e-9)
+    assert BETA_VAE.chance({"val_counts": COUNTS}, {}) == pytest.approx(scored, rel=1e-9)
 
 
 # ---- collapse

@@ -133,7 +133,8 @@ def test_summary_csv_has_a_line_a_trial(study) -> None:
 def test_pictures_of_the_best_the_median_and_a_collapsed_trial_stand_side_by_side(study) -> None:
     text = text_of((study[0].report / "index.html").read_text())
     part = text[text.index("Pictures", text.index("Learning curves")) :]
-    best, median, collapsed = (part.index(word) for word in ("Best trial", "Median trial", "Collapsed trial"))
+    roles = ("Best trial", "Median complete trial", "Collapsed trial")
+    best, median, collapsed = map(part.index, roles)
     assert best < median < collapsed and re.search(r"Collapsed trial \d+, .*? (mode|posterior)", part)
 
 

@@ -50,7 +50,7 @@ def out(tmp_path) -> Location:
 
 def test_a_finished_run_lies_whole_in_the_store_and_nothing_of_it_stays_here(out, tmp_path):
     directory = search(out, tmp_path)
-    assert not directory.path.exists() and list(directory.path.parent.iterdir()) == []
+    assert not directory.path.parent.exists(), "nor the directory that held it"
     assert complaints(tmp_path / "store", directory.name) == []
     stored = out.store.below(directory.name).list()
     assert {"space.yaml", "environment.json", "trials.parquet", "epochs.parquet"} <= set(stored)
@@ -70,7 +70,9 @@ def test_commands_read_a_run_in_a_store(out, tmp_path, capsys):
     assert main(["export", run.uri, "--to", str(tmp_path / "exported")]) == 0
     assert (tmp_path / "exported" / "config.yaml").is_file()
     assert main(["resume", run.uri]) == 0
-    assert "is finished: there is nothing to continue" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "is finished: there is nothing to continue" in said and f"loss-search fetch {run}" in said
+    assert not work_directory(out.uri).exists(), "the working copy went, and nothing of it stays"
 
 
 def test_a_wrong_name_is_answered_with_the_runs_that_there_are(out, tmp_path, capsys):

@@ -10,6 +10,7 @@ import pytest
 import yaml
 from toy_run import message, toy_run, toy_space
 
+from search import console
 from search.configuration import load_configuration
 from search.errors import BadSpace
 from search.run import Run
@@ -237,6 +238,18 @@ def test_the_next_steps_are_commands_for_this_run(here: Path, capsys) -> None:
         f"loss-search resume {run} --trials +8",
     ):
         assert command in said
+
+
+def test_of_a_run_in_a_store_the_report_is_fetched_first(here: Path, capsys, monkeypatch) -> None:
+    directory, space = toy_run(here / "copy")
+    (directory.report / "index.html").parent.mkdir(exist_ok=True)
+    (directory.report / "index.html").write_text("a page")
+    monkeypatch.setattr(console, "_SHOWN_AS", {directory.path.absolute(): "s3://bucket/toy"})
+    summary = summary_of(directory, space)
+    print_summary(summary, space, directory)
+    next_steps(summary, space, directory)
+    said = capsys.readouterr().out
+    assert "for a browser once it is fetched" in said and "  loss-search fetch s3://bucket/toy\n" in said
 
 
 def test_a_grid_is_not_offered_more_trials(here: Path, capsys) -> None:

@@ -175,6 +175,15 @@ def test_a_search_score_that_held_is_said_to_have():
     assert result["optimism_sentence"] == expected
 
 
+@pytest.mark.parametrize("noise", [1e-8, -1e-10])
+def test_what_rounding_alone_makes_differ_is_told_as_the_same(noise):
+    rows = [row | {"test.score": 0.27 + noise, "objective": 0.27} for row in confirmed({17: 0.27, 1: 0.2})]
+    assert conclude(SEARCHED, rows, space())["optimism_sentence"].endswith("on the test split is the same")
+    rows = [row | {"test.score": 0.25 + noise, "objective": 0.25} for row in confirmed({17: 0.25, 1: 0.2})]
+    said = conclude(SEARCHED, rows, space())["optimism_sentence"]
+    assert said.endswith("0.2500: 0.0200 by the luck of its seed, 0.0000 because the splits differ")
+
+
 def test_every_metric_of_the_test_split_is_given():
     result = conclude(SEARCHED, confirmed({17: 0.25, 1: 0.2}), space())
     assert by_source(result)[1]["metrics"]["loss"]["mean"] == pytest.approx(0.8)

@@ -128,8 +128,8 @@ class BetaVAE(Family):
             grids = synthetic_grids(settings["size"], side=SIDE, seed=settings["seed"])
         else:
             grids = arc_grids(side=SIDE, min_background=settings["min_background"])
-        counts = class_counts(grids.splits["train"]["grid"], COLOURS)
-        return Data(grids.splits, {"counts": counts, **grids.facts}, grids.warnings)
+        counts, judged = (class_counts(grids.splits[name]["grid"], COLOURS) for name in ("train", "val"))
+        return Data(grids.splits, {"counts": counts, "val_counts": judged, **grids.facts}, grids.warnings)
 
     def build(self, static: Mapping[str, Any], facts: Mapping[str, Any]) -> nn.Module:
         return GridVAE(static)
@@ -205,8 +205,9 @@ class BetaVAE(Family):
         return {"colour (pixels)": {str(c): [split[c] for split in counts] for c in range(COLOURS)}}
 
     def chance(self, facts: Mapping[str, Any], static: Mapping[str, Any]) -> float:
-        """Mean IoU of answering background everywhere: its share over the number of colours seen."""
-        counts = facts["counts"]
+        """Mean IoU of answering background everywhere on the validation split: its share there over the
+        number of colours there."""
+        counts = facts["val_counts"]
         return float(counts[0] / counts.sum() / (counts > 0).sum())
 
     def collapsed(self, scalars: Mapping[str, float]) -> dict[str, bool | None]:
