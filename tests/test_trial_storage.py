@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
 
 import pytest
@@ -12,6 +13,13 @@ from trainables import trial_storage
 from trainables.object_store import ObjectStore
 from trainables.trial_files import TrialFiles, read_last
 from trainables.trial_storage import StoredTrial, TrialStorage, settle, storage_of
+
+
+@pytest.fixture(autouse=True)
+def _scratch_of_trials(tmp_path, monkeypatch):
+    """What trials keep on this machine goes with the test."""
+    (tmp_path / "scratch").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "scratch"))
 
 
 @pytest.fixture
