@@ -18,6 +18,7 @@ from search import nodes
 from search.errors import BadInput, RunFailed
 
 __all__ = [
+    "LOOPBACK",
     "EnginePlan",
     "RayOptions",
     "connect",
