@@ -1,8 +1,8 @@
 """Three ways to train the same configurations of beta_vae; `overhead.py` starts each in a process of its own.
 
-    search   `search.driver.search`: long-lived engines, one a core, one slot each nested   Ray's documented
-    pattern: a Tune function that calls `TorchTrainer.fit` (one worker), a trial a core loop     one plain
-    process a core around `trainables.engine.Engine`, no Ray
+- search: `search.driver.search`, long-lived engines, one a core, one slot each
+- nested: Ray's documented pattern, a Tune function that calls `TorchTrainer.fit` (one worker), a trial a core
+- loop: one plain process a core around `trainables.engine.Engine`, no Ray
 
 All three train with the same engine, K = 1 and one thread; what differs is what starts, feeds and ends it.
 Each writes for every configuration its best validation score and its last validation loss, and when its first
@@ -47,7 +47,7 @@ class Regime:
 
 REGIMES = {
     regime.name: regime
-    for regime in (Regime("short", 512, 5), Regime("long", 4096, 7), Regime("quick", 128, 3))
+    for regime in (Regime("short", 512, 5), Regime("long", 4096, 13), Regime("quick", 128, 3))
 }
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -18,13 +17,14 @@ __all__ = ["Ended", "foster_parent", "run"]
 
 PATIENCE_S = 900.0  # for one command; a hang is an error, not a result
 END_S = 30.0  # what a command gets to end in order after SIGTERM
+LOOK_S = 0.5
 GRACE_S = 2.0  # Ray's agents notice the end of their raylet a moment after it
 PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 
 
 class Ended(NamedTuple):
-    """A command's exit status (None: killed after `PATIENCE_S`), its wall time, the CPU time of all processes
-    below it, and what it left running.
+    """A command's exit status (None: killed after `PATIENCE_S`), its wall time, the CPU time of it and all
+    processes below it (up to `LOOK_S` before each one's end), and what it left running.
     """
 
     code: int | None
@@ -52,17 +52,19 @@ def run(command: Sequence[str | Path], environment: Mapping[str, str], log: Path
 
     On Ctrl-C it gets SIGTERM, and `END_S` to end in order; the exception goes on.
     """
-    began, spent = time.perf_counter(), _cpu_s()
+    began, usage = time.perf_counter(), _Usage()
     with log.open("w") as output:
         # In a session of its own: the terminal's Ctrl-C reaches this process alone, which ends that one in
         # order.
         process = subprocess.Popen(
             command, env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
         )
+    code = None
     try:
-        code = process.wait(timeout=PATIENCE_S)
-    except subprocess.TimeoutExpired:
-        code = None
+        while code is None and time.perf_counter() - began < PATIENCE_S:
+            usage.look()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                code = process.wait(timeout=LOOK_S)
     finally:
         wall = time.perf_counter() - began
         if process.poll() is None:
@@ -70,13 +72,28 @@ def run(command: Sequence[str | Path], environment: Mapping[str, str], log: Path
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(timeout=END_S)
         left_behind = _sweep()
-    return Ended(code, wall, _cpu_s() - spent, left_behind)
+    return Ended(code, wall, usage.total_s, left_behind)
 
 
-def _cpu_s() -> float:
-    """Of every process below this one that has ended: orphans are its children too."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
+class _Usage:
+    """CPU time of every process below this one, as seen by the last look at each.
+
+    The kernel's sum over children lacks those of a process that ignores SIGCHLD, as Ray's raylet does.
+    """
+
+    def __init__(self) -> None:
+        self._seconds: dict[tuple[int, str], float] = {}  # by process id and start
+        self._tick = os.sysconf("SC_CLK_TCK")
+
+    @property
+    def total_s(self) -> float:
+        return sum(self._seconds.values())
+
+    def look(self) -> None:
+        for pid in _descendants():
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+                self._seconds[pid, fields[19]] = (int(fields[11]) + int(fields[12])) / self._tick
 
 
 def _sweep() -> list[str]:
