@@ -11,11 +11,13 @@ import importlib.util
 import logging
 import os
 import socket
+import sys
 import sysconfig
+import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import yaml
 
@@ -79,21 +81,46 @@ def attached(address: str, *, verbose: bool = False, family: str = "") -> Iterat
 
     _require_answer(address)  # so what fails after this is no missing cluster
     level, module = quiet_loggers(verbose), module_of(family)
-    try:
-        context = ray.init(
-            address=address,
-            namespace="loss-search",
-            log_to_driver=verbose,
-            logging_level=level,
-            configure_logging=verbose,
-            runtime_env={"env_vars": for_workers, **({"py_modules": [str(module)]} if module else {})},
-        )
-    except (ray.exceptions.RayError, OSError, TimeoutError, ValueError, RuntimeError) as error:
-        raise BadInput(_refusal(address, error)) from error
+    with _native_stderr() as said:
+        try:
+            context = ray.init(
+                address=address,
+                namespace="loss-search",
+                log_to_driver=verbose,
+                logging_level=level,
+                configure_logging=verbose,
+                runtime_env={"env_vars": for_workers, **({"py_modules": [str(module)]} if module else {})},
+            )
+        except (ray.exceptions.RayError, OSError, TimeoutError, ValueError, RuntimeError) as error:
+            if not verbose:
+                # A line a second about the token, in Ray's words; ours says it once.
+                said.seek(0)
+                said.truncate()
+            raise BadInput(_refusal(address, error)) from error
     try:
         yield context.address_info["address"]
     finally:
         ray.shutdown()
+
+
+@contextlib.contextmanager
+def _native_stderr() -> Iterator[IO[bytes]]:
+    """Hold back what this process writes to its error output, Ray's native code too, until the block ends.
+
+    What the file that is yielded still holds then is written.
+    """
+    sys.stderr.flush()
+    real = os.dup(2)
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), 2)
+        try:
+            yield held
+        finally:
+            sys.stderr.flush()
+            os.dup2(real, 2)
+            os.close(real)
+            held.seek(0)
+            sys.stderr.write(held.read().decode(errors="replace"))
 
 
 def _require_answer(address: str) -> None:

@@ -75,6 +75,15 @@ def test_a_cluster_gives_the_trials_and_results_of_one_machine_whatever_the_work
 
 
 @pytest.mark.slow
+def test_a_wrong_token_is_refused_in_one_line(tmp_path, cluster, monkeypatch):
+    monkeypatch.setenv("RAY_AUTH_TOKEN", TOKEN[::-1])
+    said = run("run", write_space(tmp_path), "--address", cluster.address, cwd=tmp_path, expect=2)
+    (line,) = said.splitlines()
+    assert line.startswith(f"--address {cluster.address}: the cluster refuses this user's token")
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.slow
 def test_nodes_that_die_leave_and_join_cost_no_trial(tmp_path, cluster):
     """One of two nodes is killed, one joins, one is drained: nothing that was reported is lost."""
     space = write_space(
