@@ -56,6 +56,59 @@ def test_no_engine_runs_on_the_head_and_workers_come_only_when_asked_for():
     assert "InstanceMarketOptions" not in fallback["node_config"]
 
 
+@pytest.fixture
+def ec2(monkeypatch):
+    """A simulated EC2 of the region in the file, and its IAM."""
+    moto, boto3 = pytest.importorskip("moto"), pytest.importorskip("boto3")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "test")
+    monkeypatch.setenv("MOTO_IAM_LOAD_MANAGED_POLICIES", "true")
+    monkeypatch.delenv("AWS_PROFILE", raising=False)
+    monkeypatch.setattr("ray.autoscaler._private.aws.config.time.sleep", lambda seconds: None)
+    with moto.mock_aws():
+        yield boto3.client("ec2", aws()["provider"]["region"])
+
+
+@pytest.mark.slow
+def test_rays_own_launcher_makes_the_machines_of_the_file_on_a_simulated_aws(tmp_path, ec2):
+    from ray.autoscaler._private.aws.config import bootstrap_aws
+    from ray.autoscaler._private.aws.node_provider import AWSNodeProvider
+
+    config = aws()
+    pair = ec2.create_key_pair(KeyName=config["available_node_types"]["head"]["node_config"]["KeyName"])
+    private = tmp_path / "my-key.pem"
+    private.write_text(pair["KeyMaterial"])
+    config["auth"]["ssh_private_key"] = str(private)
+    config = bootstrap_aws(prepare_config(config))
+    provider = AWSNodeProvider(config["provider"], config["cluster_name"])
+    for name, kind in config["available_node_types"].items():
+        role = config["head_node"] if name == "head" else {}
+        tags = {"ray-node-type": "head" if role else "worker", "ray-node-name": name}
+        provider.create_node({**kind["node_config"], **role}, tags, 1)
+    made = {}
+    for reservation in ec2.describe_instances()["Reservations"]:
+        for machine in reservation["Instances"]:
+            tags = {tag["Key"]: tag["Value"] for tag in machine["Tags"]}
+            made[tags["Name"]] = machine
+    assert {name: machine["InstanceType"] for name, machine in made.items()} == {
+        "head": "m5.large",
+        "gpu-spot": "g5.xlarge",
+        "gpu-on-demand": "g5.xlarge",
+    }
+    assert {name: machine.get("InstanceLifecycle") for name, machine in made.items()} == {
+        "head": None,
+        "gpu-spot": "spot",
+        "gpu-on-demand": None,
+    }
+    # The head alone may ask AWS for more machines; what runs on a worker gets no credentials.
+    assert [name for name, machine in made.items() if "IamInstanceProfile" in machine] == ["head"]
+    assert {machine["MetadataOptions"]["HttpTokens"] for machine in made.values()} == {"required"}
+    (group,) = {one["GroupId"] for machine in made.values() for one in machine["SecurityGroups"]}
+    (rules,) = ec2.describe_security_groups(GroupIds=[group])["SecurityGroups"]
+    from_outside = [rule["FromPort"] for rule in rules["IpPermissions"] if rule["IpRanges"]]
+    assert from_outside == [22]
+
+
 @pytest.mark.parametrize("commands", ["head_start_ray_commands", "worker_start_ray_commands"])
 def test_both_forms_start_ray_by_the_same_commands_with_the_token_and_fixed_ports(key, commands):
     ours, theirs = aws()[commands], on_premise(key)[commands]

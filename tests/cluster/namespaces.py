@@ -1,4 +1,4 @@
-"""The README's cluster section for real: `ray up` on three hosts, a search, a power cut, `ray down`.
+"""The README's cluster section for real: `ray up` on three hosts, searches, power cuts, `ray down`.
 
     python tests/cluster/namespaces.py [--keep DIR]
 
@@ -24,6 +24,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -35,6 +36,17 @@ from searches import events_of, write_space  # noqa: E402
 SKIPPED = 77
 TRIALS, EPOCHS = 6, 40
 ROWS_BEFORE_THE_CUT = 12
+GRID_TRIALS = 4
+GRIDS = f"""
+family: beta_vae
+name: grids
+data: {{source: file, path: grids.npz}}
+budget: {{trials: {GRID_TRIALS}, epochs: 12}}
+knobs:
+  kl.weight: {{float: [0.001, 0.1], log: true}}
+search: {{sampler: random, seed: 1}}
+stop: {{prune: off, plateau: off, collapse: off}}
+"""
 BEGAN = time.monotonic()
 
 
@@ -237,6 +249,40 @@ def compare_two_hosts_with_one(client: Client, dashboard: str, shared: Path) -> 
                 raise Failed(f"{name} of trial {one['trial']}: {one[name]} by one worker, {two[name]} by two")
 
 
+def resume_after_a_head_restart(client: Client, file: Path, dashboard: str, hosts: list[Host]) -> None:
+    """A search on a file of the client's own, a power cut of the head, `ray up` again, the search resumed."""
+    shared = client.home.parent / "shared"
+    grids = np.random.default_rng(0).integers(0, 4, (2000, 8, 8), np.uint8)
+    np.savez_compressed(client.home / "grids.npz", grids=grids, group=np.arange(2000) // 20)
+    space = client.home / "grids.yaml"
+    space.write_text(GRIDS)
+    submitted = client.start("loss-search", "submit", space, "--address", dashboard)
+
+    def under_way() -> Path | None:
+        if submitted.poll() is not None:
+            raise Failed(f"submit ended: {submitted.communicate()[0]}")
+        found = [run for run in shared.glob("grids-*") if (run / "events.jsonl").exists()]
+        return found[0] if found and len(rows_of(found[0])) >= ROWS_BEFORE_THE_CUT else None
+
+    run = until(under_way, "rows of the search on a file", limit_s=120)
+    hosts[0].kill()
+    before = rows_of(run)
+    said, _ = submitted.communicate(timeout=120)
+    if submitted.returncode != 3 or "nothing that was reported is lost" not in said:
+        raise Failed(f"submit, when the head had died: exit code {submitted.returncode}\n{said}")
+    say(f"the head's power is cut after {len(before)} epochs; who followed is told how to go on")
+    hosts[0].boot()
+    client.run("ray", "up", "-y", "--no-config-cache", file)
+    dashboard = open_tunnel(client, file)
+    client.run("loss-search", "submit", space, "--resume", run.name, "--address", dashboard)
+    lost = before - rows_of(run)
+    states = [row["state"] for row in pq.read_table(run / "trials.parquet").to_pylist()]
+    if lost or states != ["COMPLETE"] * GRID_TRIALS:
+        raise Failed(f"resumed: rows lost: {sorted(lost)}; states: {states}")
+    client.run("loss-search", "fetch", run.name, "--cluster", file)
+    client.run("loss-search", "check", f"runs/{run.name}")
+
+
 def sockets_of(hosts: list[Host]) -> str:
     return "".join(f"== {host.name} {host.address}\n{host.run('ss', '-ltnp')}\n" for host in hosts)
 
@@ -259,6 +305,8 @@ def scene(scratch: Path, keep: Path | None) -> None:
         say("the run is at home, and whole")
         compare_two_hosts_with_one(client, dashboard, scratch / "shared")
         say("one engine of two workers on two hosts gives what one worker gives")
+        resume_after_a_head_restart(client, file, dashboard, hosts)
+        say("the head is launched again, the search resumed to its end, none lost, and fetched")
         if keep is not None:
             keep.mkdir(parents=True, exist_ok=True)
             (keep / "sockets.txt").write_text(sockets_of(hosts))
