@@ -119,6 +119,10 @@ class Ledger:
         self.engines.pop(engine, None)
         self.requeue(held, error="the engine that trained it is gone", reason="engine_died")
 
+    def ended(self, engine: str) -> None:
+        """The search is over, and an engine has saved what it held."""
+        self.engines.pop(engine, None)
+
     def gone(self, nodes: Sequence[str]) -> None:
         """These nodes have died: what their engines held waits for another one, and no trial is to blame.
 
@@ -316,6 +320,10 @@ class Broker:
 
     async def detach(self, engine: str) -> None:
         self.ledger.detach(engine)
+        await self._notify()
+
+    async def ended(self, engine: str) -> None:
+        self.ledger.ended(engine)
         await self._notify()
 
     async def gone(self, nodes: list[str]) -> None:

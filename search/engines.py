@@ -165,25 +165,43 @@ class Engines:
             ray.kill(self.broker)
         # An engine that waits for a node holds nothing.
         holding = self.threads if self.watch is None else self.attached & set(self.threads)
-        if wait and not self._ended_within(SHUTDOWN_S, between, holding):
+        if wait and not self._ended_within(SHUTDOWN_S, between, holding, or_let_go=self.watch is None):
             logger.error("engines did not end within %.0f s", SHUTDOWN_S)
-        # A thread still in `fit` when Ray shuts down would end this process: its controller goes first.
+        # A thread still in `fit` when Ray shuts down would end this process: its controller goes first. On a
+        # cluster a controller that has nothing left gets a moment to give its workers back; here all goes.
+        if self.watch is not None and self._ended_within(KILL_AGAIN_S, between, self.threads):
+            return
         for _ in range(KILLS):
-            if self._ended_within(KILL_AGAIN_S, between, self.threads):
-                return
             for pid in _controllers():
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
+            if self._ended_within(KILL_AGAIN_S, between, self.threads):
+                return
         logger.error("threads of engines outlive their controllers")
 
-    def _ended_within(self, seconds: float, between: Callable[[], None], names: Iterable[str]) -> bool:
+    def _ended_within(
+        self, seconds: float, between: Callable[[], None], names: Iterable[str], *, or_let_go: bool = False
+    ) -> bool:
+        """Whether these engines end in time; `or_let_go`: or say that they have saved what they held, up to
+        two seconds before Ray Train notices.
+        """
         deadline = time.monotonic() + seconds
         while any(self.threads[name].is_alive() for name in names):
+            if or_let_go and self._none_holds():
+                return True
             if time.monotonic() > deadline:
                 return False
             between()
             time.sleep(0.05)
         return True
+
+    def _none_holds(self) -> bool:
+        import ray
+
+        try:
+            return not ray.get(self.broker.occupancy.remote(), timeout=CLOSE_S)["engines"]
+        except (ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError):
+            return False  # who holds what is not known: wait for their ends
 
     def _serve(self, name: str, first: bool) -> None:
         from ray.train import FailureConfig, RunConfig, ScalingConfig

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -17,6 +20,8 @@ from search.events import read_events
 HERE = Path(__file__).parent
 LIMIT_S = 180
 STARTED: list[subprocess.Popen] = []
+SCRATCH = tempfile.mkdtemp(prefix="lst-")  # a search that is killed leaves its temporary files there
+atexit.register(shutil.rmtree, SCRATCH, ignore_errors=True)
 
 
 def write_space(directory: Path, **changes: object) -> Path:
@@ -46,7 +51,8 @@ def command(*arguments: object) -> list[str]:
 
 def environment() -> dict[str, str]:
     paths = [str(HERE), os.environ.get("PYTHONPATH", "")]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths)), "OMP_NUM_THREADS": "1"}
+    settings = {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "OMP_NUM_THREADS": "1", "TMPDIR": SCRATCH}
+    return {**os.environ, **settings}
 
 
 def start(*arguments: object, cwd: Path) -> subprocess.Popen:

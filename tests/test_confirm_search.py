@@ -77,9 +77,9 @@ def test_a_run_confirms_what_its_space_asks_for_on_the_same_engines_and_says_wha
 
 def test_a_confirmation_survives_kill_and_interrupt_and_repeats_no_finished_trial(tmp_path):
     space = write_space(tmp_path, start_from=HABIT, budget={"trials": 4, "epochs": 10}, data=LARGER)
-    run("run", space, cwd=tmp_path)
+    run("run", space, "--engines", 1, cwd=tmp_path)
     run_dir = only_run(tmp_path)
-    arguments = ("confirm", run_dir, "--top", 2, "--seeds", 3)
+    arguments = ("confirm", run_dir, "--top", 2, "--seeds", 3, "--engines", 1)
     for ends_with, rows in ((signal.SIGKILL, random.randint(8, 25)), (signal.SIGINT, random.randint(30, 60))):
         process = start(*arguments, cwd=tmp_path)
         for _ in ticks():
@@ -92,7 +92,7 @@ def test_a_confirmation_survives_kill_and_interrupt_and_repeats_no_finished_tria
             assert f"loss-search confirm runs/{run_dir.name}" in output, output
         run("check", run_dir, cwd=tmp_path, expect=3)
         before = {(event["row"]["trial"], event["row"]["epoch"]) for event in confirmed(run_dir, "reported")}
-    output = run("confirm", run_dir, cwd=tmp_path)  # with the settings that it began with
+    output = run("confirm", run_dir, "--engines", 1, cwd=tmp_path)  # with the settings that it began with
     rows = whole(run_dir, 3)
     assert before <= {
         (event["row"]["trial"], event["row"]["epoch"]) for event in confirmed(run_dir, "reported")

@@ -128,7 +128,7 @@ def test_two_workers_of_an_engine_give_what_one_gives_and_slots_are_refilled(tmp
     for name, options in {
         "one": ["--engines", 1, "--slots", 1],
         "workers": ["--workers-per-engine", 2],
-        "stack": ["--slots", 3],
+        "stack": ["--engines", 1, "--slots", 3],
     }.items():
         (tmp_path / name).mkdir()
         space = write_space(
@@ -168,8 +168,8 @@ def test_a_killed_driver_loses_nothing_and_resume_finishes_the_search(tmp_path):
 
 
 def test_an_interrupt_ends_cleanly_names_the_resume_command_and_resume_goes_on(tmp_path):
-    space = write_space(tmp_path, budget={"trials": 5, "epochs": 25}, data=LARGER)
-    process = start("run", space, cwd=tmp_path)
+    space = write_space(tmp_path, budget={"trials": 3, "epochs": 25}, data=LARGER)
+    process = start("run", space, "--engines", 1, cwd=tmp_path)
     run_dir = wait_for_rows(tmp_path, 10)
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=40)
@@ -177,8 +177,8 @@ def test_an_interrupt_ends_cleanly_names_the_resume_command_and_resume_goes_on(t
     assert f"loss-search resume runs/{run_dir.name}" in output, output
     assert list(run_dir.glob("trials/*/last.pt"))
     continued = len(events_of(run_dir, "reported"))
-    run("resume", run_dir, cwd=tmp_path)
-    whole(run_dir, 5)
+    run("resume", run_dir, "--engines", 1, cwd=tmp_path)
+    whole(run_dir, 3)
     assert len(events_of(run_dir, "reported")) > continued
     logs = "".join(path.read_text() for path in run_dir.glob("trials/*/run.log"))
     assert "continues after epoch" in logs
@@ -217,8 +217,8 @@ def test_an_engine_that_dies_or_stands_still_is_replaced_and_its_trials_go_on(
 
 
 def test_a_killed_broker_ends_the_search_resumably_and_loses_nothing(tmp_path):
-    space = write_space(tmp_path, budget={"trials": 4, "epochs": 12}, data=LARGER)
-    process = start("run", space, cwd=tmp_path)
+    space = write_space(tmp_path, budget={"trials": 3, "epochs": 12}, data=LARGER)
+    process = start("run", space, "--engines", 1, cwd=tmp_path)
     run_dir = wait_for_rows(tmp_path, 6)
     brokers = [pid for pid, title in processes_below(process.pid).items() if "Broker" in title]
     os.kill(brokers[0], signal.SIGKILL)
@@ -226,8 +226,8 @@ def test_a_killed_broker_ends_the_search_resumably_and_loses_nothing(tmp_path):
     assert process.returncode == 3, output
     assert "the broker between trials and engines died" in output, output
     before = {(event["row"]["trial"], event["row"]["epoch"]) for event in events_of(run_dir, "reported")}
-    run("resume", run_dir, cwd=tmp_path)
-    whole(run_dir, 4)
+    run("resume", run_dir, "--engines", 1, cwd=tmp_path)
+    whole(run_dir, 3)
     assert before <= set(epochs_of(run_dir))
 
 

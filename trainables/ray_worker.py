@@ -97,7 +97,10 @@ class _Worker:
             orders = self._broadcast(self._orders(decisions) if self.broker is not None else None)
             admitted = self._apply(orders)
             if orders["close"]:
-                return self._save_all()
+                self._save_all()
+                if self.broker is not None:
+                    ray.get(self.broker.ended.remote(self.name))
+                return
             decisions = {}
             ahead = [state["report"] for job, state in admitted if _is_ahead(job, state)]
             if ahead:  # decided before anything is trained on: such a row can be its trial's last
