@@ -132,9 +132,12 @@ class Run:
 
     @classmethod
     def stored_space(cls, directory: RunDirectory, extra_trials: int = 0) -> Space:
-        """The space that a run was started with. Raises DamagedRun when it is not the same any more."""
+        """The space that a run was started with; its data may be elsewhere by now.
+
+        Raises DamagedRun when it is not the same any more.
+        """
         try:
-            space = load_space(str(directory.space))
+            space = load_space(str(directory.space), data_here=False)
         except BadInput as error:
             raise DamagedRun(f"the run's own space cannot be read any more: {error}") from error
         about = json.loads(directory.environment.read_text(encoding="utf-8"))
@@ -146,7 +149,8 @@ class Run:
                 "restore the file, or start a new run with it"
             )
         if extra_trials:
-            space = load_space(str(directory.space), trials=space.budget.trials + extra_trials)
+            more = space.budget.trials + extra_trials
+            space = load_space(str(directory.space), trials=more, data_here=False)
             written["budget"]["trials"] = space.budget.trials
             cls._write_space(directory, written)
         return space

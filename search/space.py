@@ -181,6 +181,7 @@ def load_space(
     trials: int | None = None,
     epochs: int | None = None,
     seed: int | None = None,
+    data_here: bool = True,
 ) -> Space:
     """Read a shipped space by its name, or a space file by its path.
 
@@ -188,6 +189,7 @@ def load_space(
         overrides: what `--set key=value` gave, applied over the file: `budget.epochs`, `static.latent_dim`,
             `knobs.kl.weight`, `objective`, `stop.collapse.patience`, ... Values are YAML.
         trials, epochs, seed: what the options of these names gave; they win over `overrides`.
+        data_here: whether a data file that is not there is an error; a finished run is read without it.
 
     Raises:
         BadSpace: with every complaint, one a line, as `file:line: ...` or `--set key: ...`.
@@ -205,7 +207,9 @@ def load_space(
     root, family_name = _well_formed(root, shown, complaints)
     from search.space_lines import read_parts  # needs torch, through the families' declarations
 
-    return Space(path=shown, text=text, **read_parts(root, family_name, stem, complaints))
+    return Space(
+        path=shown, text=text, **read_parts(root, family_name, stem, complaints, data_here=data_here)
+    )
 
 
 def fingerprint_of(resolved: Mapping[str, Any]) -> str:

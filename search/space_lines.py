@@ -55,8 +55,13 @@ CONFIRM = {
 MAX_PRESETS = 1000
 
 
-def read_parts(root: Table, family_name: str, stem: str, complaints: Complaints) -> dict[str, object]:
-    """The fields of a Space from the node of its file. Raises BadSpace with all that is wrong with it."""
+def read_parts(
+    root: Table, family_name: str, stem: str, complaints: Complaints, *, data_here: bool = True
+) -> dict[str, object]:
+    """The fields of a Space from the node of its file. Raises BadSpace with all that is wrong with it.
+
+    With `data_here` a data file that is not there is wrong, too.
+    """
     budget = _read_budget(root, complaints)
     try:
         family = family_named(family_name)
@@ -74,7 +79,7 @@ def read_parts(root: Table, family_name: str, stem: str, complaints: Complaints)
     confirm = _read_confirm(root, complaints)
     stop_table = section(root, "stop", complaints) or Table(root.place, {})
     stop = read_stop_rules(stop_table, family, objectives, complaints)
-    data = _read_data(root, family, complaints)
+    data = _read_data(root, family, complaints, here=data_here)
     name = _read_name(root, stem, complaints)
     clean = not complaints
     presets = _read_presets(root, family, {**statics, **knobs}, complaints, judge=clean)
@@ -171,7 +176,7 @@ def _read_confirm(root: Table, complaints: Complaints) -> dict[str, object]:
     return confirm
 
 
-def _read_data(root: Table, family: Family, complaints: Complaints) -> dict[str, object]:
+def _read_data(root: Table, family: Family, complaints: Complaints, *, here: bool) -> dict[str, object]:
     """`source`, `path` (absolute, or None) and every data setting of the family."""
     table = section(root, "data", complaints) or Table(root.place, {})
     check_keys(table, ("source", "path", *family.data_settings), "data", complaints)
@@ -185,17 +190,17 @@ def _read_data(root: Table, family: Family, complaints: Complaints) -> dict[str,
         repair = "Write source: file, or remove path" if "file" in family.sources else "Remove it"
         complaints.add(node.place, f"data.path has no meaning with source {source}. {repair}.")
     elif node is not None:
-        path = _read_path(node, complaints)
+        path = _read_path(node, complaints, here=here)
     return {"source": source, "path": path, **read_settings(table, family.data_settings, "data", complaints)}
 
 
-def _read_path(node: Node, complaints: Complaints) -> str | None:
+def _read_path(node: Node, complaints: Complaints, *, here: bool) -> str | None:
     if not isinstance(node, Leaf) or not isinstance(node.value, str) or not node.value:
         complaints.add(node.place, f"data.path is {sayable(node)}, but must be the path of a file. Quote it.")
         return None
     # A relative path is meant from where the command is typed; made absolute, for `resume` may run elsewhere.
     path = Path(os.path.expanduser(node.value)).absolute()
-    if not os.path.exists(path):
+    if here and not os.path.exists(path):
         complaints.add(node.place, f"data.path is '{node.value}', but there is no file {path}.")
     return str(path)
 

@@ -7,6 +7,7 @@ import json
 import socket
 from pathlib import Path
 
+import numpy as np
 import pytest
 from toy_run import message, toy_run, toy_space
 
@@ -15,6 +16,7 @@ from search.cli import main
 from search.driver import Options
 from search.run import Run
 from search.run_directory import version
+from search.space import load_space
 from search.standing import is_worked_on, standing_of
 
 
@@ -41,6 +43,25 @@ def test_show_lists_every_trial_with_its_state_and_reason(here: Path, capsys) ->
     assert "collapse:code" in rows["0"] and "habit" in rows["0"]
     assert "bold [red]" in rows["1"], "a preset's name is text, never markup"
     assert "0.9000" in rows["2"] and "diverged" in rows["3"] and "fail" in rows["4"]
+
+
+def test_a_run_is_read_where_its_data_file_is_not_and_resume_names_the_file(here: Path, capsys) -> None:
+    np.savez("grids.npz", grids=np.random.default_rng(0).integers(0, 4, (300, 4, 4), np.uint8))
+    Path("space.yaml").write_text(
+        "family: beta_vae\ndata: {source: file, path: grids.npz}\nbudget: {trials: 2, epochs: 2}\n"
+        "knobs:\n  kl.weight: {float: [0.001, 0.1]}\n"
+    )
+    space = load_space("space.yaml")
+    directory = Run.create(space, here / "runs")
+    with directory.locked(), Run(directory, space) as run:
+        run.close()
+    Path("grids.npz").unlink()
+    assert main(["show", directory.name]) == 0
+    assert main(["check", directory.name]) == 3, "whole, and not finished"
+    capsys.readouterr()
+    assert main(["resume", directory.name]) == 2
+    assert capsys.readouterr().err.startswith(f"{here / 'grids.npz'}: does not exist")
+    assert main(["validate", "space.yaml"]) == 2
 
 
 def test_a_trial_is_called_running_only_while_a_search_works_on_the_run(here: Path, capsys) -> None:
