@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from search.console import complain, print_table, say, shown_path
-from search.errors import Incomplete, RunFailed
+from search.errors import BadInput, Incomplete, RunFailed
 from search.session import (
     Engines,
     Epochs,
@@ -55,6 +55,12 @@ def submit(
     resume: Annotated[
         str | None, typer.Option(metavar="RUN", help="Continue this run of SPACE instead of a new one.")
     ] = None,
+    confirm: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RUN", help="Confirm the winners of this run of SPACE, as SPACE's confirm: says, instead."
+        ),
+    ] = None,
     detach: Annotated[bool, typer.Option("--detach", help="Return at once, without following.")] = False,
 ) -> None:
     """Search SPACE on a cluster, from outside.
@@ -67,11 +73,16 @@ def submit(
       loss-search submit beta_vae --quick-test
       loss-search submit my_space.yaml --engines 8 --detach
       loss-search submit my_space.yaml --resume my_space-20260131-120000
+      loss-search submit my_space.yaml --confirm my_space-20260131-120000 --set confirm.seeds=8
     """
     from search import jobs
     from search.commands_run import asked_space
     from search.preflight import check_data
 
+    if resume is not None and confirm is not None:
+        raise BadInput(
+            "--resume and --confirm: one at a time; a resumed run is confirmed if its space says so"
+        )
     asked = asked_space(space, overrides_of(settings), quick_test, trials, epochs, seed)
     slots_of(slots)
     check_data(asked, workers_per_engine, seek_traps=False)  # the head says its warnings
@@ -82,8 +93,13 @@ def submit(
         for text in (name, str(value))
     ]
     options += ["--workers-per-engine", str(workers_per_engine)] if workers_per_engine != 1 else []
+    for key, value in asked.confirm.items() if confirm is not None else ():
+        options += [f"--{key.replace('_', '-')}", str(value)]
     client = jobs.client_of(address)
-    name = jobs.submit(client, asked, options, out=out, resume=resume)
+    on = next(
+        ((how, run) for how, run in (("resume", resume), ("confirm", confirm)) if run is not None), None
+    )
+    name = jobs.submit(client, asked, options, out=out, on=on)
     say(f"submitted {name}")
     say(f"to follow it  loss-search logs {name}{_at(address)}")
     say(f"to stop it    loss-search stop {name}{_at(address)}")
@@ -212,6 +228,9 @@ def _follow(client: object, name: str, address: str) -> None:
         complain(f"no longer followed; the search goes on: loss-search logs {name}{_at(address)}")
         raise typer.Exit(0) from None
     if code == Incomplete.exit_code:
-        complain(f"{name} stopped before its end; `loss-search submit SPACE --resume RUN` continues it")
+        complain(
+            f"{name} stopped before its end; `loss-search submit SPACE --resume RUN` (or --confirm RUN) "
+            "continues it"
+        )
     if code:
         raise typer.Exit(code if code in (2, 3, 4) else RunFailed.exit_code)

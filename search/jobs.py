@@ -139,18 +139,19 @@ def submit(
     options: list[str],
     *,
     out: str | None = None,
-    resume: str | None = None,
+    on: tuple[str, str] | None = None,
 ) -> str:
-    """Submit a search of `space`, or the continuation of the run `resume` of it; the job's name.
+    """Submit a search of `space`, or work on a run of it that is there; the job's name.
 
     Args:
-        options: of `loss-search run` (or resume) on the head, beside --address and --out.
+        options: of `loss-search run` (or the other command) on the head, beside --address and --out.
         out: where the cluster keeps runs; by default where its launcher said.
+        on: the command, `resume` or `confirm`, and its run.
     """
     name = f"{space.name}-{datetime.now():%Y%m%d-%H%M%S}"
     with tempfile.TemporaryDirectory(prefix="loss-search-job-") as folder:
-        before, settings = _pack(space, Path(folder), new=resume is None)
-        what = "run space.yaml" if resume is None else f"resume {shlex.quote(resume)}"
+        before, settings = _pack(space, Path(folder), new=on is None)
+        what = "run space.yaml" if on is None else f"{on[0]} {shlex.quote(on[1])}"
         where = OUT if out is None else f"--out {shlex.quote(out)}"
         command = f"loss-search {what} {where} --address auto {shlex.join(options)} {settings}"
         return client.submit_job(

@@ -290,6 +290,16 @@ def test_confirmed_scores_have_intervals_and_a_difference_between_runs(tmp_path:
     assert difference["mean"] == pytest.approx(0.812 - 0.704)
 
 
+def test_scores_without_any_spread_have_no_interval(tmp_path: Path) -> None:
+    space = toy_space(tmp_path)
+    runs = [
+        confirmed(space, {1: [value] * 3}, name, seed) for value, name, seed in ((0.7, "a", 0), (0.8, "b", 9))
+    ]
+    (difference,) = compare(runs, "selection_accuracy", 1.0)["confirmed"]
+    assert (difference["low"], difference["high"], difference["sure"]) == (None, None, False)
+    assert difference["mean"] == pytest.approx(0.1)
+
+
 def test_runs_that_were_confirmed_with_the_same_seeds_are_compared_pair_by_pair(tmp_path: Path) -> None:
     space = toy_space(tmp_path)
     theirs = [0.70, 0.76, 0.73, 0.79, 0.71]  # the seeds differ by far more than the runs

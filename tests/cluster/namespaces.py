@@ -36,7 +36,7 @@ from searches import events_of, write_space  # noqa: E402
 SKIPPED = 77
 TRIALS, EPOCHS = 6, 40
 ROWS_BEFORE_THE_CUT = 12
-GRID_TRIALS = 4
+GRID_TRIALS, GRID_CONFIRMED = 4, 2
 GRIDS = f"""
 family: beta_vae
 name: grids
@@ -275,9 +275,13 @@ def resume_after_a_head_restart(client: Client, file: Path, dashboard: str, host
     client.run("ray", "up", "-y", "--no-config-cache", file)
     dashboard = open_tunnel(client, file)
     client.run("loss-search", "submit", space, "--resume", run.name, "--address", dashboard)
+    fewer = ("--set", "confirm.top=1", "--set", "confirm.seeds=2")
+    said = client.run("loss-search", "submit", space, "--confirm", run.name, *fewer, "--address", dashboard)
+    if "confirmed with fresh seeds" not in said:
+        raise Failed(f"submit --confirm: {said}")
     lost = before - rows_of(run)
     states = [row["state"] for row in pq.read_table(run / "trials.parquet").to_pylist()]
-    if lost or states != ["COMPLETE"] * GRID_TRIALS:
+    if lost or states != ["COMPLETE"] * (GRID_TRIALS + GRID_CONFIRMED):
         raise Failed(f"resumed: rows lost: {sorted(lost)}; states: {states}")
     client.run("loss-search", "fetch", run.name, "--cluster", file)
     client.run("loss-search", "check", f"runs/{run.name}")
@@ -306,7 +310,7 @@ def scene(scratch: Path, keep: Path | None) -> None:
         compare_two_hosts_with_one(client, dashboard, scratch / "shared")
         say("one engine of two workers on two hosts gives what one worker gives")
         resume_after_a_head_restart(client, file, dashboard, hosts)
-        say("the head is launched again, the search resumed to its end, none lost, and fetched")
+        say("the head is launched again, the search resumed to its end, none lost, confirmed, and fetched")
         if keep is not None:
             keep.mkdir(parents=True, exist_ok=True)
             (keep / "sockets.txt").write_text(sockets_of(hosts))
