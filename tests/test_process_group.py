@@ -55,7 +55,7 @@ def _meet_again(rank: int, folder: str) -> None:
 
 @pytest.mark.slow
 def test_workers_meet_each_time_however_far_one_is_ahead_of_the_other(tmp_path):
-    # A store in a file, removed by the first to have met the others, hung: gloo waits for it past any timeout.
+    # A store in a file that the first to have met the others removed hung: gloo waits past any timeout.
     began = time.monotonic()
     multiprocessing.spawn(_meet_again, (str(tmp_path),), nprocs=2)
     assert time.monotonic() - began < 60
