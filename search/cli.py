@@ -38,6 +38,10 @@ __all__ = ["main"]
 
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 REFUSED = (errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ESTALE, errno.ENAMETOOLONG)
+OBJECTS = 50_000  # new ones before Python looks for garbage; with its own 700, imports take a quarter longer
+
+# Python would look through all objects of torch, Ray and Matplotlib before it ends: a second.
+atexit.register(gc.freeze)
 
 app = typer.Typer(
     name="loss-search",
@@ -99,14 +103,6 @@ def options(
       loss-search run beta_vae --quick-test
     """
     context.obj.traceback = with_traceback
-
-
-OBJECTS = (
-    50_000  # new ones before Python looks for garbage; after its usual 700, imports take a quarter longer
-)
-
-# Python would look through all objects of torch, Ray and Matplotlib before it ends: a second.
-atexit.register(gc.freeze)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

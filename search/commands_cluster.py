@@ -79,10 +79,9 @@ def submit(
     from search.commands_run import asked_space
     from search.preflight import check_data
 
-    if resume is not None and confirm is not None:
-        raise BadInput(
-            "--resume and --confirm: one at a time; a resumed run is confirmed if its space says so"
-        )
+    on = _run_to_work_on(resume, confirm)
+    if on is not None:
+        _refuse_what_a_run_has(on[0], settings, trials, epochs, seed, quick_test)
     asked = asked_space(space, overrides_of(settings), quick_test, trials, epochs, seed)
     slots_of(slots)
     check_data(asked, workers_per_engine, seek_traps=False)  # the head says its warnings
@@ -96,9 +95,6 @@ def submit(
     for key, value in asked.confirm.items() if confirm is not None else ():
         options += [f"--{key.replace('_', '-')}", str(value)]
     client = jobs.client_of(address)
-    on = next(
-        ((how, run) for how, run in (("resume", resume), ("confirm", confirm)) if run is not None), None
-    )
     name = jobs.submit(client, asked, options, out=out, on=on)
     say(f"submitted {name}")
     say(f"to follow it  loss-search logs {name}{_at(address)}")
@@ -217,6 +213,38 @@ def on_premise(
 
 def _at(address: str) -> str:
     return "" if address == LOCAL else f" --address {address}"
+
+
+def _run_to_work_on(resume: str | None, confirm: str | None) -> tuple[str, str] | None:
+    """The command that is wanted on a run that is there, and the run."""
+    if resume is not None and confirm is not None:
+        raise BadInput(
+            "--resume and --confirm: one at a time; a resumed run is confirmed if its space says so"
+        )
+    if resume is not None:
+        return "resume", resume
+    return ("confirm", confirm) if confirm is not None else None
+
+
+def _refuse_what_a_run_has(
+    command: str,
+    settings: list[str] | None,
+    trials: int | None,
+    epochs: int | None,
+    seed: int | None,
+    quick_test: bool,
+) -> None:
+    """Raises BadInput for options that change a space: a run keeps the one that it began with."""
+    others = [one for one in settings or () if command == "resume" or not one.startswith("confirm.")]
+    given = {"--trials": trials, "--epochs": epochs, "--seed": seed, "--quick-test": quick_test or None}
+    named = [name for name, value in given.items() if value is not None]
+    named += [f"--set {one}" for one in others]
+    if named:
+        may = "; --set confirm.top and the like are taken" if command == "confirm" else ""
+        raise BadInput(
+            f"--{command} with {', '.join(named)}: a run keeps the space that it began with{may}; leave that "
+            "away, or submit a new run"
+        )
 
 
 def _follow(client: object, name: str, address: str) -> None:

@@ -323,8 +323,9 @@ def _apart(
         return {**told, "how": "paired", "sure": is_sure(paired)}
     mean = sign * (statistics.fmean(ours.values()) - statistics.fmean(theirs.values()))
     unknown = {"mean": mean, "low": None, "high": None, "how": "welch", "sure": False}
-    if min(len(ours), len(theirs)) < 2 or not any(len(set(one.values())) > 1 for one in (ours, theirs)):
-        return unknown  # no spread to tell chance by
+    without_spread = all(len(set(scores.values())) == 1 for scores in (ours, theirs))
+    if min(len(ours), len(theirs)) < 2 or without_spread:
+        return unknown
     from scipy import stats
 
     test = stats.ttest_ind(list(ours.values()), list(theirs.values()), equal_var=False)

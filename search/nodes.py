@@ -81,7 +81,7 @@ def attached(address: str, *, verbose: bool = False, family: str = "") -> Iterat
 
     _require_answer(address)  # so what fails after this is no missing cluster
     level, module = quiet_loggers(verbose), module_of(family)
-    with _native_stderr() as said:
+    with _held_stderr() as said:
         try:
             context = ray.init(
                 address=address,
@@ -104,7 +104,7 @@ def attached(address: str, *, verbose: bool = False, family: str = "") -> Iterat
 
 
 @contextlib.contextmanager
-def _native_stderr() -> Iterator[IO[bytes]]:
+def _held_stderr() -> Iterator[IO[bytes]]:
     """Hold back what this process writes to its error output, Ray's native code too, until the block ends.
 
     What the file that is yielded still holds then is written.

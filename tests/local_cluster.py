@@ -17,7 +17,8 @@ from pathlib import Path
 
 from searches import processes_below
 
-LOOPBACK = "127.0.0.1"
+from search.cluster import LOOPBACK
+
 STORE_BYTES = 80 * 2**20
 
 

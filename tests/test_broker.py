@@ -232,6 +232,16 @@ def test_an_engine_that_is_gone_for_good_leaves_its_trials_to_others():
     assert given(ledger, "b") == [1]
 
 
+def test_an_engine_that_has_saved_all_at_the_end_is_gone_and_its_trials_are_no_failures():
+    ledger = ledger_with(job(1))
+    ledger.attach("a", {"slots": 1})
+    given(ledger)
+    ledger.closed = True
+    ledger.ended("a")
+    assert ledger.occupancy()["engines"] == []
+    assert ledger.queue == [] and ledger.entries[1].failures == 0
+
+
 def test_a_trial_that_has_had_its_retries_fails_with_the_reason_and_the_number_of_retries():
     ledger = ledger_with(job(1), max_failures=2)
     for _ in range(2):

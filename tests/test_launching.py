@@ -5,6 +5,7 @@ from __future__ import annotations
 import stat
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -59,12 +60,16 @@ def test_no_engine_runs_on_the_head_and_workers_come_only_when_asked_for():
 @pytest.fixture
 def ec2(monkeypatch):
     """A simulated EC2 of the region in the file, and its IAM."""
-    moto, boto3 = pytest.importorskip("moto"), pytest.importorskip("boto3")
+    import boto3
+    import moto
+
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "test")
     monkeypatch.setenv("MOTO_IAM_LOAD_MANAGED_POLICIES", "true")
     monkeypatch.delenv("AWS_PROFILE", raising=False)
-    monkeypatch.setattr("ray.autoscaler._private.aws.config.time.sleep", lambda seconds: None)
+    # Ray waits 15 s for each new role to be known everywhere. Its module's `time` alone is replaced.
+    at_once = SimpleNamespace(sleep=lambda seconds: None)
+    monkeypatch.setattr("ray.autoscaler._private.aws.config.time", at_once)
     with moto.mock_aws():
         yield boto3.client("ec2", aws()["provider"]["region"])
 

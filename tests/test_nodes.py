@@ -10,6 +10,7 @@ import yaml
 from searches import write_space
 
 from search import jobs, nodes
+from search.cli import main
 from search.cluster import _refuse_what_never_fits
 from search.errors import BadInput
 from search.space import load_space
@@ -83,3 +84,20 @@ def test_a_data_file_that_no_job_can_ship_is_refused_with_another_way(tmp_path, 
     monkeypatch.setattr(jobs, "LARGEST_BYTES", 1024)
     with pytest.raises(BadInput, match=r"ray rsync-up.*run --address auto"):
         jobs._require_small(file)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--resume", "r", "--trials", "3"], "--resume with --trials: a run keeps the space"),
+        (["--resume", "r", "--set", "confirm.top=2"], "--resume with --set confirm.top=2: a run keeps"),
+        (
+            ["--confirm", "r", "--set", "kl.weight=1", "--seed", "2"],
+            "--confirm with --seed, --set kl.weight=1:",
+        ),
+        (["--resume", "a", "--confirm", "b"], "--resume and --confirm: one at a time"),
+    ],
+)
+def test_what_would_change_the_space_of_a_run_that_is_there_is_refused_not_ignored(options, said, capsys):
+    assert main(["submit", "beta_vae", *options]) == 2
+    assert capsys.readouterr().err.startswith(said)

@@ -11,9 +11,9 @@ import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
 from searches import listening_beyond_loopback
 
+from search.cluster import LOOPBACK
 from search.process_group import _join, _meet, _Meeting, interface_of
 
-LOOPBACK = "127.0.0.1"
 TIMEOUT_S = 3.0
 MEETINGS = 40
 
