@@ -25,12 +25,6 @@ PROGRAM = (sys.executable, "-m", "search.cli")
 ENVIRONMENT = {**os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
 
 
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 def call(*arguments: object, **more) -> subprocess.CompletedProcess:
     """The program in a process of its own."""
     command = [*PROGRAM, *map(str, arguments)]

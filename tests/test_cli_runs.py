@@ -20,12 +20,6 @@ from search.space import load_space
 from search.standing import is_worked_on, standing_of
 
 
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 def one_engine(*_: object) -> Options:
     """In the place of `options_of`: what fits this machine is not what is tested."""
     return Options(engines=1, slots=1)

@@ -24,12 +24,6 @@ from search.standing import confirmation_of, standing_of, study_trials
 from search.summary_files import write_summary
 
 
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 def candidate(number: int, *values: float, preset: str | None = None, complete: bool = True, **params):
     return Candidate(number, preset, complete, values, params or {"lr": number})
 

@@ -25,12 +25,6 @@ def rows(count: int = 400) -> np.ndarray:
     return made
 
 
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 def hdf5(name: str, **arrays: object) -> Path:
     with h5py.File(name, "w") as file:
         for key, array in arrays.items():

@@ -26,12 +26,6 @@ OFF = {"prune": "off", "plateau": "off", "collapse": "off"}
 CONSTANT = {"penalty.weight": 0.1, "penalty.schedule": "constant"}
 
 
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 def rows_of(number: int, values: list[float], **columns: list[Any]) -> list[dict[str, Any]]:
     """A trial's stored rows: the accuracy by epoch, and other columns (`_` for the dot) where they matter."""
     rows = []

@@ -11,12 +11,6 @@ from search.errors import BadInput
 from search.preflight import check_data, cost_of, quick_space
 
 
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 def test_workers_must_be_able_to_share_a_batch(here: Path) -> None:
     space = toy_space(here, static={"batch_size": 15})
     with pytest.raises(BadInput, match="cannot share evenly"):

@@ -19,12 +19,6 @@ from search.summary_files import page_of, write_summary
 from search.summary_lines import next_steps, print_summary
 
 
-@pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 def summary_of(directory, space, chance: float | None = 0.5) -> dict:
     return summarise(read_rows(directory), space, directory.name, chance)
 

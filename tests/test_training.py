@@ -37,12 +37,6 @@ TINY_CONFIG = Configuration(
 
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-@pytest.fixture
 def config(here: Path) -> Path:
     write_configuration(TINY_CONFIG, here / "config.yaml")
     return here / "config.yaml"
