@@ -35,11 +35,13 @@ class LocalCluster:
 
     def __enter__(self) -> LocalCluster:
         self.scratch = tempfile.TemporaryDirectory(prefix="lsc-", ignore_cleanup_errors=True)
+        (Path(self.scratch.name) / "ray").mkdir()  # Ray notes the head's address in it, and does not make it
         paths = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
         environment = {
             **os.environ,
             **self.settings,
             "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_TMPDIR": self.scratch.name,
             "PYTHONPATH": paths.rstrip(os.pathsep),
             "OMP_NUM_THREADS": "1",
         }
